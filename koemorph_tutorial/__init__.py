@@ -1,0 +1,52 @@
+"""Save training runs so that they come back: checkpoints, exact resume, and the lessons that show why.
+
+The public names are resolved when they are first used, so importing this package loads neither torch nor matplotlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .loading import ResumableLoader as ResumableLoader
+    from .manager import CheckpointManager as CheckpointManager
+    from .records import Best as Best
+    from .records import CheckpointError as CheckpointError
+    from .records import CheckpointFile as CheckpointFile
+    from .records import CheckpointSettings as CheckpointSettings
+    from .records import Position as Position
+    from .records import StopTraining as StopTraining
+    from .resume import resume_training as resume_training
+    from .retention import cleanup_old_checkpoints as cleanup_old_checkpoints
+    from .retention import plan_retention as plan_retention
+    from .storage import list_checkpoints as list_checkpoints
+    from .storage import load_checkpoint as load_checkpoint
+    from .storage import save_checkpoint as save_checkpoint
+
+_ROOMS = {
+    "Best": "records",
+    "CheckpointError": "records",
+    "CheckpointFile": "records",
+    "CheckpointManager": "manager",
+    "CheckpointSettings": "records",
+    "Position": "records",
+    "ResumableLoader": "loading",
+    "StopTraining": "records",
+    "cleanup_old_checkpoints": "retention",
+    "list_checkpoints": "storage",
+    "load_checkpoint": "storage",
+    "plan_retention": "retention",
+    "resume_training": "resume",
+    "save_checkpoint": "storage",
+}
+
+__all__ = sorted(_ROOMS)  # the names stand once, in the table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

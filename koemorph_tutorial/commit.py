@@ -1,0 +1,111 @@
+"""One run's saves in one directory, one commit after another: write, name, plan, remove.
+
+Only when the bytes are durable do the best, the count of saves and the position on the disk advance, so a failed commit
+is as if it had never been asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import storage
+from .records import LAST_NAME, Best, CheckpointSettings, Position
+from .retention import Plan, carry_out, plan_retention
+from .save_policy import Decision
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What one save wrote, what retention did after it, and how many seconds both took."""
+
+    files: tuple[Path, ...]
+    plan: Plan
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"wrote {', '.join(file.name for file in self.files)} in {self.seconds:.3f} s; {self.plan}"
+
+
+def new_line(parent: str | None = None, saves: int = 0) -> dict[str, Any]:
+    """Return the record of a new line of runs: a name that nobody else has, what it went on from, its saves so far."""
+    # Not from random: that would move the run's own numbers.
+    return {"line": secrets.token_hex(8), "parent": parent, "saves": saves}
+
+
+class Commits:
+    """The durable side of a run: `run` (line, parent, saves), `best` and `position` are those on the disk."""
+
+    def __init__(
+        self, directory: Path, settings: CheckpointSettings, on_saved: Callable[[Saved], None] | None = None
+    ) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.best = Best(monitor=settings.monitor, mode=settings.mode)
+        self.position = Position()
+        self.run: dict[str, Any] | None = None  # None until it is known whether the run is fresh or resumed
+        self._on_saved = on_saved
+        self._saved_at = time.monotonic()
+
+    @property
+    def seconds_since_save(self) -> float:
+        """The age of the newest save in seconds, from the beginning of this process's run before the first."""
+        return time.monotonic() - self._saved_at
+
+    def begin(self, run: Mapping[str, Any], best: Best | None = None, position: Position | None = None) -> None:
+        """Begin with what is on the disk: nothing, or what was resumed."""
+        self.run = dict(run)
+        self.best = best or self.best
+        self.position = position or self.position
+        self._saved_at = time.monotonic()
+
+    def next_run(self) -> dict[str, Any]:
+        """Return the run's record as the next checkpoint holds it."""
+        if self.run is None:
+            raise RuntimeError("no run has begun")
+        return {**self.run, "saves": self.run["saves"] + 1}
+
+    def commit(self, decision: Decision, checkpoint: Mapping[str, Any], position: Position) -> Saved:
+        """Write `checkpoint` under the names of `decision`, then remove what need not be kept.
+
+        Raises:
+            CheckpointError: as ``storage.save_checkpoint``; then nothing has advanced.
+        """
+        started = time.monotonic()
+        first, *others = decision.names
+        storage.save_checkpoint(checkpoint, self.directory / first, also=others)
+        self.run, self.best, self.position = dict(checkpoint["run"]), decision.best, position
+        self._saved_at = time.monotonic()
+        saved = Saved(
+            files=tuple(self.directory / name for name in decision.names),
+            plan=self.retain(),
+            seconds=time.monotonic() - started,
+        )
+        logger.info("%s", saved)
+        if self._on_saved is not None:
+            self._on_saved(saved)
+        return saved
+
+    def name_newest(self, name: str) -> None:
+        """Give the bytes of ``last_model.pth`` one more name."""
+        storage.link(self.directory / LAST_NAME, self.directory / name)
+        storage.sync_directory(self.directory)
+        logger.info("named the newest save %s; %s", name, self.retain())
+
+    def retain(self) -> Plan:
+        """Remove the numbered files that need not be kept; the newest is durable before this is called."""
+        plan = plan_retention(
+            storage.list_checkpoints(self.directory),
+            keep_last_n=self.settings.keep_last_n,
+            keep_best_n=self.settings.keep_best_n,
+            milestones=self.settings.milestones,
+            best=self.best,
+        )
+        return carry_out(plan)

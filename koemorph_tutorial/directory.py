@@ -1,0 +1,142 @@
+"""One directory, one line of runs: is it used, what lies beyond a roll-back, do the names say what the files hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .records import (
+    BEST_NAME,
+    LAST_NAME,
+    Best,
+    CheckpointError,
+    CheckpointFile,
+    CheckpointNotFoundError,
+    CheckpointSettings,
+    kind_of,
+    numbered_name,
+)
+from .resume import Found
+from .storage import PathLike, describe, link, list_checkpoints, load_checkpoint, save_checkpoint, sync_directory
+
+
+def is_used(directory: PathLike) -> bool:
+    """Say whether checkpoints lie in `directory`, sound or not; one that does not exist is unused.
+
+    Raises:
+        CheckpointNotFoundError: it cannot be read, so nobody knows.
+    """
+    try:
+        return any(kind_of(name) != "other" for name in os.listdir(directory))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise CheckpointNotFoundError(
+            f"{directory}: expected a directory for checkpoints, found: {error.strerror}; name another one"
+        ) from None
+
+
+def abandon_newer(found: Found, directory: Path) -> list[str]:
+    """Move what was saved after `found` to ``abandoned-NNN/``, newest first; return what to say about it."""
+    newer = [file for file in list_checkpoints(directory) if file.saves > found.file.saves]
+    if not newer:
+        return []
+    taken = [name for name in os.listdir(directory) if name.startswith("abandoned-")]
+    aside = directory / f"abandoned-{len(taken) + 1:03d}"
+    aside.mkdir()
+    for file in newer:
+        os.rename(file.path, aside / file.path.name)
+    sync_directory(aside)
+    sync_directory(directory)
+    return [f"{len(newer)} newer checkpoints were moved to {aside.name}/, none was removed"]
+
+
+def mend_names(
+    directory: Path,
+    found: Found,
+    best: Best,
+    run: Mapping[str, Any],
+    settings: CheckpointSettings,
+    origin: str | None,
+) -> tuple[Best, list[str]]:
+    """Make the names in `directory` say what `found` was resumed with, as if no kill had come between two of them.
+
+    Return the best whose bytes are in place as ``best_model.pth``, and what to say. A branch brings the best of the run
+    along that it went on from, whose file was `origin`. Where the bytes of the best are gone (rolled back, damaged),
+    the best sound file that remains takes its place.
+    """
+    home = found.file.path.parent.resolve() == directory.resolve()
+    here = found.file.path if home else directory / LAST_NAME
+    bad = {name for name, _ in found.passed_over} if home else set()
+    sound = {file.path.name: file for file in list_checkpoints(directory) if file.path.name not in bad}
+    notes, names = [], []
+    if LAST_NAME not in sound or sound[LAST_NAME].inode != here.stat().st_ino:
+        names.append(LAST_NAME)
+    numbered = numbered_name(found.file.epoch)
+    if home and _is_end(found.file) and settings.is_due(found.file.epoch) and numbered not in sound:
+        names.append(numbered)
+    for name in names:
+        link(here, directory / name)
+
+    in_place = sound.get(BEST_NAME)
+    if best.value is not None and not (in_place and _is_end(in_place, best.epoch)):
+        past = [file for file in sound.values() if file.saves <= found.file.saves or not home]
+        holder, best = _best_that_remains([found.file, *past, *_before(origin)], best, found)
+        if holder is None:
+            notes.append("no file with the best is left; the next finite value is the best")
+        else:
+            if holder is found.file:
+                link(here, directory / BEST_NAME)
+            elif holder.path.parent.resolve() == directory.resolve():
+                link(holder.path, directory / BEST_NAME)
+            else:  # stamped as older than anything of this line
+                stamp = {**run, "parent": str(holder.path), "saves": 0}
+                save_checkpoint({**load_checkpoint(holder.path), "run": stamp}, directory / BEST_NAME)
+            names.append(BEST_NAME)
+            notes.append(f"{BEST_NAME} is {holder.path.name} of epoch {holder.epoch}: {best}")
+    if names:
+        sync_directory(directory)
+    return best, notes
+
+
+def _before(origin: str | None) -> list[CheckpointFile]:
+    """Return what the run that a branch went on from had saved until then; nothing if it is gone."""
+    if origin is None or not Path(origin).is_absolute():  # went on in its own directory
+        return []
+    try:
+        saves = describe(origin).saves
+        return [file for file in list_checkpoints(Path(origin).parent) if file.saves <= saves]
+    except CheckpointError:
+        return []
+
+
+def _is_end(file: CheckpointFile, epoch: int | None = None) -> bool:
+    """Say whether a file holds the end of an epoch, of that one if given."""
+    return file.position.batch == 0 and epoch in (None, file.epoch)
+
+
+def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found) -> tuple[CheckpointFile | None, Best]:
+    """Return the sound file that holds `best`, else the best sound one with what it is the best of."""
+    ends = [file for file in files if _is_end(file)]
+    for file in ends:
+        if file.epoch == best.epoch and (file is found.file or _is_sound(file)):
+            return file, best
+    while True:
+        holder, record = None, Best(monitor=best.monitor, mode=best.mode)
+        for file in sorted(ends, key=lambda file: file.epoch):
+            better = record.improved_by(file.metrics, file.epoch)
+            if better is not None:
+                holder, record = file, better
+        if holder is None or holder is found.file or _is_sound(holder):
+            return holder, record
+        ends.remove(holder)
+
+
+def _is_sound(file: CheckpointFile) -> bool:
+    try:
+        load_checkpoint(file.path)
+    except CheckpointError:
+        return False
+    return True

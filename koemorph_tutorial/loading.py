@@ -1,0 +1,201 @@
+"""A DataLoader that goes on at batch k, with the same batches in the same order as if it had never stopped."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from .rng import capture_rng, restore_rng
+
+T = TypeVar("T")
+
+# Their order depends on their own generator alone, so it can be drawn again at any time.
+_KNOWN = (BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class ResumableLoader(Generic[T]):
+    """Wrap a DataLoader so that its place in the epoch is a state: iterate it, save it, restore it.
+
+    The order of the samples gets a generator of its own (the sampler's, the loader's, or a new one seeded with
+    ``torch.initial_seed()``), so neither validation nor dropout moves it. The state is that generator's at the START of
+    the epoch and the count of batches done; going on draws the same order again and skips without loading. An
+    IterableDataset, which has no order to skip in, is read up to the batch. What draws from the global generators, as a
+    sampler of yours or an IterableDataset may, gets others in their place while it draws.
+
+    Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only.
+
+    >>> loader = ResumableLoader(DataLoader(range(6), batch_size=2, shuffle=True))
+    >>> batches = iter(loader)
+    >>> first, state = next(batches), loader.state_dict()
+    >>> rest = list(batches)
+    >>> loader.load_state_dict(state)
+    >>> [bool((a == b).all()) for a, b in zip(loader, rest)]
+    [True, True]
+    """
+
+    def __init__(self, loader: DataLoader[T]) -> None:
+        if not isinstance(loader, DataLoader):
+            raise TypeError(f"ResumableLoader: expected a DataLoader, found {type(loader).__name__}")
+        order = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        samplers = _chain(order)
+        self._drawn_from = any(hasattr(sampler, "generator") for sampler in samplers)
+        self._generator = _own_generator(loader, samplers)
+        self._seeds = torch.Generator()  # the workers' seeds are drawn from a copy: they must not move the order
+        self._iterable = isinstance(loader.dataset, IterableDataset)
+        self._known = all(type(sampler) in _KNOWN for sampler in samplers)
+        self._order = _Skipping(order)
+        # A DataLoader refuses another sampler once it is made, so a copy of it gets one.
+        self._loader: DataLoader[T] = copy.copy(loader)
+        self._loader.generator = self._seeds
+        if not self._iterable:
+            vars(self._loader)["batch_sampler" if loader.batch_sampler is not None else "sampler"] = self._order
+        self._batches = 0
+        self._start: torch.Tensor | None = None  # the generator's state when the epoch that is under way began
+        self._resumed = False
+
+    @property
+    def batches(self) -> int:
+        """The batches of this epoch handed out so far, those before a resume included."""
+        return self._batches
+
+    def __len__(self) -> int:
+        """Return the batches of a whole epoch."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[T]:
+        skip = self._batches if self._resumed else 0
+        if self._start is None or not self._resumed:
+            self._start = self._generator.get_state()
+        self._batches, self._resumed = skip, False
+        self._seeds.set_state(self._start)
+        seed = _draw(self._seeds)
+        if not self._drawn_from:  # no sampler moves it, so every epoch would give its workers the same seeds
+            _draw(self._generator)
+        batches: Iterator[T]
+        if self._iterable:
+            batches = islice(_apart(self._loader, seed), skip, None)
+        else:
+            self._order.skip, self._order.seed = skip, None if self._known else seed
+            batches = iter(self._loader)
+        for batch in batches:
+            self._batches += 1
+            yield batch
+        self._start = None
+
+    def end_epoch(self) -> None:
+        """Say that the epoch has ended, though perhaps not all of its batches were asked for."""
+        self._start, self._batches, self._resumed = None, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader is: at the start of an epoch, or inside one with the batches done."""
+        inside = self._start is not None
+        return {
+            "generator_state": self._start if inside else self._generator.get_state(),
+            "batches": self._batches if inside else 0,
+            "length": self._length(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to where `state_dict` was taken; the next iteration goes on there.
+
+        Raises:
+            ValueError: inside an epoch that had another number of batches.
+        """
+        length = self._length()
+        if state_dict["batches"] and state_dict["length"] != length:
+            raise ValueError(
+                f"stopped inside an epoch of {state_dict['length']} batches, here an epoch has {length}; use the same "
+                "data and batch size, or go on from the end of an epoch"
+            )
+        self._generator.set_state(state_dict["generator_state"])
+        self._batches = state_dict["batches"]
+        self._resumed = self._batches > 0
+        self._start = state_dict["generator_state"] if self._resumed else None
+
+    def _length(self) -> int | None:
+        try:
+            return len(self._loader)
+        except TypeError:  # an IterableDataset or a sampler that does not know
+            return None
+
+
+class _Skipping:
+    """A sampler that draws the order again from its start and leaves out what was done."""
+
+    def __init__(self, sampler: Iterable[Any]) -> None:
+        self.sampler = sampler
+        self.skip = 0
+        self.seed: int | None = None  # of a sampler that may draw from the global generators
+
+    def __iter__(self) -> Iterator[Any]:
+        order = iter(self.sampler) if self.seed is None else _apart(self.sampler, self.seed)
+        yield from islice(order, self.skip, None)
+
+    def __len__(self) -> int:
+        if not isinstance(self.sampler, Sized):
+            raise TypeError(f"{type(self.sampler).__name__} has no length")
+        return len(self.sampler)
+
+
+def _apart(items: Iterable[T], seed: int) -> Iterator[T]:
+    """Yield `items` with the global generators seeded for them alone: their draws and those of the loop never mix."""
+    iterator: Iterator[T] | None = None
+    inside: dict[str, Any] = {}
+    while True:
+        outside = capture_rng()
+        try:
+            if iterator is None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.default_generator.manual_seed(seed)
+                iterator = iter(items)
+            else:
+                restore_rng(inside)
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            inside = capture_rng()
+            restore_rng(outside)
+        yield item
+
+
+def _draw(generator: torch.Generator) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+
+
+def _chain(sampler: Any) -> list[Any]:
+    """Return a sampler and those that it draws from."""
+    chain = []
+    while sampler is not None and sampler not in chain:
+        chain.append(sampler)
+        sampler = getattr(sampler, "sampler", None)
+    return chain
+
+
+def _own_generator(loader: DataLoader[Any], samplers: list[Any]) -> torch.Generator:
+    drawing = [sampler for sampler in samplers if hasattr(sampler, "generator")]
+    generators = [sampler.generator for sampler in drawing if sampler.generator is not None] + [loader.generator]
+    generator: torch.Generator | None = generators[0]
+    if generator is None:
+        generator = torch.Generator()
+        generator.manual_seed(torch.initial_seed())  # moves no generator, follows torch.manual_seed
+    for sampler in drawing:
+        if sampler.generator is None:
+            sampler.generator = generator
+    return generator

@@ -1,0 +1,347 @@
+"""CheckpointManager: the few lines that make somebody's own training loop come back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack
+
+from . import storage
+from .commit import Commits, Saved, new_line
+from .directory import abandon_newer, is_used, mend_names
+from .loading import ResumableLoader
+from .records import (
+    LAST_NAME,
+    Best,
+    CheckpointSettings,
+    MismatchError,
+    Position,
+    SettingsOverrides,
+    UsedDirectoryError,
+    plain_metrics,
+    state_key,
+)
+from .resume import Found, Resumed, bring_back, find
+from .save_policy import Decision, decide
+from .state import Objects, build, check_objects
+from .storage import PathLike
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointManager:
+    """Save a training run when it is due, keep what is worth keeping, and go on where it ended.
+
+    `objects` are named things with ``state_dict`` and ``load_state_dict`` (model, optimizer, scheduler, a
+    `ResumableLoader`, your own) or a ``torch.Generator``; `settings`, or its fields as keywords, say when to save and
+    what to keep; `config` is stored with every checkpoint; `on_saved` is called once the bytes are durable.
+
+    Raises:
+        TypeError: an object without a state. ValueError: a setting out of range, or one that saves inside an epoch
+            without a `ResumableLoader` among the objects, which could not go on exactly.
+
+    >>> import tempfile, torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> with CheckpointManager(tempfile.mkdtemp(), {"model": model}, save_freq=5) as checkpoints:
+    ...     for epoch in checkpoints.epochs(2):
+    ...         print(checkpoints.save({"loss": 1.0 + epoch}))
+    best_model.pth, checkpoint_epoch_000.pth, last_model.pth: a new best loss 1 at epoch 0; every 5 epochs
+    nothing written: loss 2 is not below 1 (epoch 0), and epoch 1 is not due; next at epoch 5
+    """
+
+    def __init__(
+        self,
+        directory: PathLike,
+        objects: Objects,
+        settings: CheckpointSettings | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        on_saved: Callable[[Saved], None] | None = None,
+        **overrides: Unpack[SettingsOverrides],
+    ) -> None:
+        check_objects(objects)
+        known = [field.name for field in fields(CheckpointSettings)]
+        for name in overrides:
+            if name not in known:
+                raise TypeError(f"CheckpointManager: no setting {name!r}; expected one of {', '.join(known)}")
+        self.directory = Path(directory)
+        self.settings = replace(settings or CheckpointSettings(), **overrides)
+        self._objects = dict(objects)
+        self._config = config
+        self._commits = Commits(self.directory, self.settings, on_saved)
+        self._loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
+        self._loader = next(iter(self._loaders.values()), None)
+        for setting in ("every_n_steps", "every_minutes"):
+            if getattr(self.settings, setting) is not None and self._loader is None:
+                raise ValueError(
+                    f"{setting}: saving inside an epoch needs a ResumableLoader among the objects: without it the run "
+                    "would go on with other batches"
+                )
+        self._position = Position()
+        self._metrics: dict[str, float] = {}
+        self._epoch_start = 0  # the global step at which the epoch under way began
+        self._driven = False  # epochs() says which epoch it is
+        self._ended = False  # save() was called for the epoch before the position
+        self._unfinished = False  # save() was called here, and nothing has finished the run since
+        self._started = time.monotonic()
+        self._trained_before = 0.0  # seconds, in the processes before this one
+        self._error: Exception | None = None
+        self._closed = False
+
+    @property
+    def best(self) -> Best:
+        """The best so far that is durable."""
+        return self._commits.best
+
+    @property
+    def position(self) -> Position:
+        """Where the next batch is."""
+        return self._position
+
+    def resume(self, source: PathLike | Literal["auto"] = "auto", *, strict: bool = False) -> Resumed:
+        """Fill the objects from a checkpoint and go on from it.
+
+        "auto": the newest sound file of the directory; if there is none, a fresh start. A file of this directory: go on
+        from there, newer checkpoints are moved to ``abandoned-NNN/``. A file or directory elsewhere: branch, which
+        begins by writing ``last_model.pth`` and the best so far into this directory, which must be unused.
+
+        Raises:
+            CheckpointError: as `resume_training`; also inside an epoch without the `ResumableLoader` that was saved.
+        """
+        self._check_open()
+        if self._commits.run is not None:
+            raise RuntimeError("resume: this manager has begun already; make a new one to go on from another file")
+        if source == "auto" and not is_used(self.directory):
+            self._begin_run()
+            return Resumed(best=self.best)
+        found = find(self.directory if source == "auto" else source)
+        home = found.file.path.parent.resolve() == self.directory.resolve()
+        if not home and is_used(self.directory):
+            raise self._used(f"to branch from {found.file.path}")
+        self._check_inside_epoch(found)
+        storage.prepare_directory(self.directory)
+        resumed = bring_back(found, self._objects, strict=strict)
+        notes = list(resumed.notes)
+        best = resumed.best
+        if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
+            notes.append(f"the file's {best} does not count: {self.settings.monitor} is watched now")
+            best = self.best
+        run = found.checkpoint.get("run") or {}
+        if home:
+            notes += abandon_newer(found, self.directory) if source != "auto" else []
+            saves = max([found.file.saves, *(file.saves for file in found.listing)])
+            origin = run.get("parent")
+            run = {**new_line(found.file.path.name, saves), **({"line": run["line"]} if run.get("line") else {})}
+        else:
+            origin = os.path.abspath(found.file.path)
+            run = new_line(origin, saves=1)
+            storage.save_checkpoint({**found.checkpoint, "run": run}, self.directory / LAST_NAME)
+        best, mended = mend_names(self.directory, found, best, run, self.settings, origin)
+        self._commits.begin(run, best, resumed.position)
+        self._position = resumed.position
+        self._metrics = dict(found.file.metrics)
+        self._ended = resumed.position.batch == 0
+        self._epoch_start = self._position.global_step - self._position.batch
+        self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
+        self._started = time.monotonic()
+        for note in mended:
+            logger.warning(note)
+        return replace(resumed, best=best, notes=(*notes, *mended))
+
+    def epochs(self, total: int, *, resume: bool = True) -> Generator[int, None, None]:
+        """Yield the numbers of the epochs from where the run is to `total` - 1.
+
+        Resumes first if nobody did; ``resume=False`` refuses a used directory instead. On resume inside an epoch that
+        epoch comes again and the loader goes on at its batch. A body that ends without `save` counts as ``save({})``.
+        Once the epochs ran out, or the loop was left after its `save`, the final epoch gets its numbered file.
+
+        Raises:
+            UsedDirectoryError: ``resume=False`` where another run's checkpoints lie.
+        """
+        self._check_open()
+        if type(total) is not int or total < 0:
+            raise ValueError(f"epochs: expected a whole number from 0, found {total!r}")
+        if self._commits.run is None and resume:
+            self.resume()
+        self._begin_run()
+        self._driven = True
+        if self._position.epoch >= total:
+            logger.warning("nothing left to do: %d of %d epochs are done", self._position.epoch, total)
+        return self._epochs(total)
+
+    def _epochs(self, total: int) -> Generator[int, None, None]:
+        try:
+            while self._position.epoch < total:
+                self._ended = False
+                yield self._position.epoch
+                if not self._ended:
+                    self.save({})
+        except GeneratorExit:  # break, or an exception in the body; what is raised here would only be printed
+            try:
+                self._finish()
+            except Exception as error:
+                self._error = error
+            raise
+        self._finish()
+
+    def step(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Count a batch; call it after ``optimizer.step()``. Inside an epoch it saves when a setting says so.
+
+        With a `ResumableLoader` among the objects the loader's own count is taken, so gradients may be accumulated over
+        several batches between two calls.
+
+        Raises:
+            RuntimeError: after `save` in the same epoch.
+        """
+        self._check_open()
+        if self._driven and self._ended:
+            raise RuntimeError("step: this epoch has ended with save; call step before it")
+        self._ended = False
+        before = self._position.global_step
+        self._count(self._loader.batches if self._loader else self._position.batch + 1)
+        if not self._driven or self._loader is None:
+            return
+        now = plain_metrics(metrics or {})
+        decision = decide(
+            self.settings,
+            epoch=self._position.epoch,
+            global_step=self._position.global_step,
+            steps=self._position.global_step - before,
+            metrics=now,
+            best=self.best,
+            seconds_since_save=self._commits.seconds_since_save,
+            inside_epoch=True,
+        )
+        self._carry_out(decision, self._position.epoch, now)
+
+    def save(
+        self, metrics: Mapping[str, float], *, epoch: int | None = None, global_step: int | None = None
+    ) -> Decision:
+        """Say that the epoch has ended with `metrics`, scheduler and early stopping included; write what is due.
+
+        `epoch` and `global_step` are for loops that `epochs` does not drive. Values become plain floats.
+
+        Raises:
+            RuntimeError: a second `save` in one epoch. UsedDirectoryError: another run's checkpoints lie here and
+                nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was.
+        """
+        self._check_open()
+        if self._driven and (epoch is not None or global_step is not None):
+            raise TypeError("save: epochs() counts epoch and global_step; leave them out")
+        if self._driven and self._ended:
+            raise RuntimeError("save: this epoch was saved already; one epoch ends once")
+        self._begin_run()
+        if self._loader is not None and self._loader.batches > self._position.batch:
+            self._count(self._loader.batches)  # a loop that does not call step
+        self._metrics = plain_metrics(metrics)
+        ended = self._position.epoch if epoch is None else epoch
+        step = self._position.global_step if global_step is None else global_step
+        decision = decide(self.settings, epoch=ended, global_step=step, metrics=self._metrics, best=self.best)
+        for loader in self._loaders.values():
+            loader.end_epoch()
+        self._position = Position(epoch=ended + 1, batch=0, global_step=step)
+        self._epoch_start = step
+        self._ended = self._unfinished = True
+        self._carry_out(decision, ended, self._metrics)
+        return decision
+
+    def close(self) -> None:
+        """End the run: an epoch that `save` ended and that has no file yet gets its numbered one.
+
+        Raises:
+            Exception: what went wrong when the loop was left, if anything did.
+        """
+        self._close(clean=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close(clean=error is None)
+        except Exception as failure:
+            if error is None:
+                raise
+            logger.error("%s", failure)  # the exception that is under way must not be hidden by it
+
+    def _close(self, *, clean: bool) -> None:
+        if self._closed:
+            return
+        try:
+            if self._error is None and self._unfinished and (self._driven or clean):
+                self._finish()
+        finally:
+            self._closed = True
+        if self._error is not None:
+            raise self._error
+
+    def _finish(self) -> None:
+        """Give the epoch that ended last its numbered file, if it ended and has none."""
+        if not self._ended or self._commits.run is None or self._position.epoch == 0:
+            return
+        self._unfinished = False
+        ended = self._position.epoch - 1
+        decision = decide(
+            self.settings,
+            epoch=ended,
+            global_step=self._position.global_step,
+            metrics=self._metrics,
+            best=self.best,
+            files=storage.list_checkpoints(self.directory),
+            ending=True,
+        )
+        if decision.names and self._commits.position == self._position:  # the bytes are there and lack only the name
+            self._commits.name_newest(decision.names[0])
+        else:
+            self._carry_out(decision, ended, self._metrics)
+
+    def _carry_out(self, decision: Decision, epoch: int, metrics: Mapping[str, float]) -> None:
+        if not decision.names:
+            return
+        checkpoint = build(
+            self._objects,
+            epoch=epoch,
+            position=self._position,
+            metrics=metrics,
+            best=decision.best,
+            run=self._commits.next_run(),
+            config=self._config,
+            training_time=self._trained_before + time.monotonic() - self._started,
+        )
+        self._commits.commit(decision, checkpoint, self._position)
+
+    def _count(self, batch: int) -> None:
+        self._position = Position(epoch=self._position.epoch, batch=batch, global_step=self._epoch_start + batch)
+
+    def _begin_run(self) -> None:
+        if self._commits.run is not None:
+            return
+        if is_used(self.directory):
+            raise self._used("for a fresh start")
+        storage.prepare_directory(self.directory)
+        self._commits.begin(new_line())
+
+    def _used(self, what_for: str) -> UsedDirectoryError:
+        return UsedDirectoryError(
+            f"{self.directory}: expected an unused directory {what_for}, found the checkpoints of another run; resume "
+            "that run, or name a new directory"
+        )
+
+    def _check_inside_epoch(self, found: Found) -> None:
+        position = found.file.position
+        if position.batch and not any(state_key(name) in found.checkpoint for name in self._loaders):
+            raise MismatchError(
+                f"{found.file.path}: it was saved inside {position}; to go on there hand over the ResumableLoader "
+                "under the name it was saved with, or resume from the end of an epoch"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this CheckpointManager is closed; make a new one")

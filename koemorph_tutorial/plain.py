@@ -1,0 +1,76 @@
+"""What ``torch.load(weights_only=True)`` reads back without added safe globals, and whatever else finds its way in."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .records import UnsavableStateError
+
+
+def check_plain(value: Any, path: str = "") -> None:
+    """Check that ``torch.load(weights_only=True)`` will read `value` back without added safe globals.
+
+    Raises:
+        UnsavableStateError: the path of the first value of another type, and that type.
+
+    >>> check_plain({"scheduler_state_dict": {"fn": [print]}})
+    Traceback (most recent call last):
+        ...
+    koemorph_tutorial.records.UnsavableStateError: scheduler_state_dict.fn[0]: expected numbers, text, tensors and \
+containers of them, found builtin_function_or_method; nothing was saved. Leave it out of the object's state_dict
+    """
+    for found in _unreadable(value, path, set()):
+        hint = (
+            "Turn it into a plain number"
+            if found[1].startswith("numpy.")
+            else "Leave it out of the object's state_dict"
+        )
+        raise UnsavableStateError(
+            f"{found[0] or 'checkpoint'}: expected numbers, text, tensors and containers of them, found {found[1]}; "
+            f"nothing was saved. {hint}"
+        )
+
+
+_LEAVES = (type(None), bool, float, complex, str, torch.Size, torch.dtype, torch.device)
+
+
+def _unreadable(value: Any, path: str, inside: set[int]) -> Iterator[tuple[str, str]]:
+    kind = type(value)
+    if kind in _LEAVES or (kind is int and value.bit_length() < 255 * 8):
+        return
+    if (kind is bytes and value) or kind is bytearray:  # an empty bytes is pickled as a call of its class
+        return
+    if id(value) in inside:
+        yield path, "a container that holds itself"
+    elif kind in (torch.Tensor, nn.Parameter):
+        yield from _within(vars(value).items(), path, ".", inside | {id(value)})
+    elif kind in (dict, OrderedDict, Counter):
+        for key in value:
+            if type(key) not in (str, int, float, bool, tuple, type(None)):
+                yield f"{path}.{key!r}" if path else repr(key), f"the key of type {_type_name(type(key))}"
+            elif type(key) in (int, tuple):
+                yield from _unreadable(key, f"{path}.<key>" if path else "<key>", inside | {id(value)})
+        yield from _within(value.items(), path, ".", inside | {id(value)})
+        if kind is not dict:
+            yield from _within(vars(value).items(), path, ".", inside | {id(value)})
+    elif kind in (list, tuple, set):
+        yield from _within(enumerate(value), path, "[]", inside | {id(value)})
+    elif kind is int:
+        yield path, f"a number of {value.bit_length()} bits"
+    else:
+        yield path, "empty bytes" if kind is bytes else _type_name(kind)
+
+
+def _within(items: Any, path: str, style: str, inside: set[int]) -> Iterator[tuple[str, str]]:
+    for key, item in items:
+        step = f"[{key}]" if style == "[]" else f".{key}" if path else str(key)
+        yield from _unreadable(item, path + step, inside)
+
+
+def _type_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

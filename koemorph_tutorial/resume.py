@@ -1,0 +1,148 @@
+"""Newest sound file -> restored objects -> where to go on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .records import Best, CheckpointError, CheckpointFile, CheckpointNotFoundError, Position
+from .state import Objects, Restored, restore
+from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A sound checkpoint file, its content, the newer files passed over and why, and what lies beside it."""
+
+    file: CheckpointFile
+    checkpoint: dict[str, Any]
+    passed_over: tuple[tuple[str, str], ...] = ()
+    listing: Listing = Listing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """What was resumed from, and where to go on. A fresh start has no `file`.
+
+    `passed_over` pairs a newer file with the reason; `missing`, `unexpected`, `permuted` and `drift` are those of
+    `Restored`; `notes` are further things done or found, one sentence each.
+    """
+
+    file: CheckpointFile | None = None
+    position: Position = Position()
+    best: Best = Best()
+    passed_over: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    permuted: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return everything that a person should read, the good news first."""
+        lines = [f"passed over {name}: {why}" for name, why in self.passed_over]
+        lines += [f"{name}: not in the file, left as it is" for name in self.missing]
+        lines += [f"{name}: in the file, but nothing was handed over to take it" for name in self.unexpected]
+        lines += [
+            f"{name}: its parameters stand in another order; each got its own state by name" for name in self.permuted
+        ]
+        lines += [f"not bitwise from here: {why}" for why in self.drift]
+        return [str(self), *lines, *self.notes]
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return "a fresh start: no checkpoint yet"
+        return f"resumed from {self.file.path.name}: goes on at {self.position}; {self.best}"
+
+
+def resume_training(source: PathLike, objects: Objects, *, strict: bool = False) -> Resumed:
+    """Fill `objects` from a checkpoint: a file, or the newest sound one of a directory.
+
+    Everything is checked before anything is filled. Under `strict`, an error says why the run would not go on bitwise
+    the same (another torch, another count of threads, …) instead of a line.
+
+    Raises:
+        CheckpointNotFoundError: nothing there, or files but none sound.
+        DamagedCheckpointError, UnsupportedCheckpointError: of a file asked for by name.
+        MismatchError: the checkpoint of other objects.
+    """
+    return bring_back(find(source), objects, strict=strict)
+
+
+def find(source: PathLike) -> Found:
+    """Load the checkpoint file `source`, or of a directory its newest sound one; damaged newer ones are passed over.
+
+    Raises:
+        CheckpointError: as `resume_training`.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return Found(file=describe(source), checkpoint=load_checkpoint(source))
+    listing = list_checkpoints(source)
+    passed_over = [(name, why) for name, why in listing.ignored if name.endswith(".pth")]
+    damaged: dict[int, str] = {}  # by inode: one look at the bytes serves all their names
+    for file in listing:
+        try:
+            if file.inode not in damaged:
+                return Found(
+                    file=file, checkpoint=load_checkpoint(file.path), passed_over=tuple(passed_over), listing=listing
+                )
+        except CheckpointError as error:
+            damaged[file.inode] = str(error)
+        passed_over.append((file.path.name, damaged[file.inode]))
+    if not passed_over:
+        raise CheckpointNotFoundError(f"{source}: expected checkpoints, found none; check the path")
+    raise CheckpointNotFoundError(
+        f"{source}: expected a sound checkpoint, found {len(passed_over)} files and none that can be used "
+        f"({passed_over[0][1]}); move them away to start afresh"
+    )
+
+
+def bring_back(found: Found, objects: Objects, *, strict: bool = False) -> Resumed:
+    """Fill `objects` from what `find` found.
+
+    Raises:
+        MismatchError: what does not fit, or, under `strict`, what drifted.
+    """
+    try:
+        restored: Restored = restore(found.checkpoint, objects, strict=strict)
+    except CheckpointError as error:
+        raise type(error)(f"{found.file.path}: {error}") from None
+    resumed = Resumed(
+        file=found.file,
+        position=found.file.position,
+        best=_best_of(found.checkpoint),
+        passed_over=found.passed_over,
+        missing=restored.missing,
+        unexpected=restored.unexpected,
+        permuted=restored.permuted,
+        drift=restored.drift,
+        notes=_notes(found),
+    )
+    logger.info("%s", resumed)
+    for line in resumed.lines()[1:]:  # what a person should know is seen without any set-up of logging
+        logger.warning(line)
+    return resumed
+
+
+def _best_of(checkpoint: dict[str, Any]) -> Best:
+    best = checkpoint.get("best")
+    return Best(**{name: best.get(name) for name in ("monitor", "mode", "value", "epoch")}) if best else Best()
+
+
+def _notes(found: Found) -> tuple[str, ...]:
+    notes = []
+    if "format_version" not in found.checkpoint:
+        notes.append(
+            "written in the recipe's format (version 0): it holds no random states, no best and no place inside an "
+            "epoch, so these start anew; its epoch is taken as ended"
+        )
+    best = _best_of(found.checkpoint)
+    value = found.file.metrics.get(best.monitor, 0.0)
+    if value != value or value in (float("inf"), float("-inf")):
+        notes.append(f"{best.monitor} was {value} when this file was saved: it is sound, but the run had diverged")
+    return tuple(notes)

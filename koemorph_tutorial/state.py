@@ -1,0 +1,250 @@
+"""Live objects <-> one plain dict, the checkpoint; nothing here touches a disk except to ask git for the commit.
+
+`build` asks every object for its ``state_dict()`` and adds what no object knows: where the run is, the random
+generators, the best so far, the config, where it all came from. `restore` goes the other way, all or nothing.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from .naming import describe_parameters, match_optimizer, plain_name, unwrap
+from .provenance import collect_metadata, find_drift
+from .records import FORMAT_VERSION, Best, MismatchError, Position, state_key
+from .rng import capture_rng, prepare_rng
+
+Objects = Mapping[str, object]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything with a state that can be taken and given back: modules, optimizers, schedulers, loaders, your own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as a dict of plain values and tensors."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take back what `state_dict` returned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What `restore` did beyond filling every object.
+
+    `missing`: objects handed over that are not in the file, left as they are; `unexpected`: states in the file that
+    nobody asked for; `permuted`: optimizers whose parameters stood in another order; `drift`: why the run is not
+    bitwise the same from here.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    permuted: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+
+
+def check_objects(objects: Objects) -> None:
+    """Check that every object has a state.
+
+    Raises:
+        TypeError: names the first that has none.
+    """
+    if not objects:
+        raise TypeError("objects: expected at least one, for example {'model': model, 'optimizer': optimizer}")
+    for name, item in objects.items():
+        if not isinstance(name, str):
+            raise TypeError(f"objects: expected names, found the key {name!r}")
+        if isinstance(item, type) or not isinstance(item, (Stateful, torch.Generator)):
+            raise TypeError(
+                f"objects[{name!r}]: expected something with state_dict and load_state_dict, or a torch.Generator, "
+                f"found {'the class ' + item.__name__ if isinstance(item, type) else type(item).__name__}"
+            )
+
+
+def build(
+    objects: Objects,
+    *,
+    epoch: int,
+    position: Position,
+    metrics: Mapping[str, float],
+    best: Best,
+    run: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    training_time: float = 0.0,
+    copy: bool = False,
+) -> dict[str, Any]:
+    """Return the checkpoint of `objects`: one dict in format version 1.
+
+    `epoch` is the epoch that ended or that the save is inside of, `position` that of the next batch, `run` the line of
+    runs with its count of saves, `training_time` in seconds. Tensors alias live memory unless `copy` is True.
+
+    >>> model = nn.Linear(2, 1)
+    >>> checkpoint = build({"model": model}, epoch=0, position=Position(epoch=1), metrics={}, best=Best(), run={})
+    >>> restore(checkpoint, {"model": nn.Linear(2, 1)}).missing
+    ()
+    """
+    check_objects(objects)
+    modules = {name: unwrap(item) for name, item in objects.items() if isinstance(item, nn.Module)}
+    rng_state = capture_rng()  # first: an object's state_dict may draw random numbers
+    checkpoint = {
+        "format_version": FORMAT_VERSION,
+        "run": dict(run),
+        "epoch": epoch,
+        "global_step": position.global_step,
+        "position": asdict(position),
+        **{state_key(name): _state_of(item) for name, item in objects.items()},
+        "optimizer_parameters": describe_parameters(objects),
+        "metrics": dict(metrics),
+        "best": asdict(best),
+        "rng_state": rng_state,
+        "config": _plain_config(config),
+        "metadata": collect_metadata(modules, training_time),
+    }
+    prepare_rng(rng_state)()
+    return copying.deepcopy(checkpoint) if copy else checkpoint
+
+
+def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = False) -> Restored:
+    """Fill `objects` and the random generators from `checkpoint`, all or nothing.
+
+    Everything that can be checked is checked before the first object is filled; what only the object itself can check
+    (a scheduler, an object of yours) is filled first and put back if any of them refuses. The generators come last.
+
+    Raises:
+        MismatchError: what does not fit, with names and shapes; or, under `strict`, why the run would not go on
+            bitwise the same.
+    """
+    check_objects(objects)
+    missing = tuple(name for name in objects if state_key(name) not in checkpoint)
+    known = {state_key(name) for name in objects}
+    unexpected = tuple(
+        key.removesuffix("_state_dict") for key in checkpoint if key.endswith("_state_dict") and key not in known
+    )
+    drift = find_drift(checkpoint)
+    if strict and drift:
+        raise MismatchError("not bitwise from here: " + "; ".join(drift))
+    modules = {name for name, item in objects.items() if isinstance(item, nn.Module)}
+    if (modules and modules <= set(missing)) or len(missing) == len(objects):
+        found = ", ".join(unexpected) or "no state at all"
+        raise MismatchError(f"expected the state of {', '.join(modules or missing)}, found {found}")
+
+    sure: list[Callable[[], object]] = []
+    unsure: list[tuple[str, Any, dict[str, Any]]] = []
+    permuted, problems = [], []
+    # Modules first: where the model is another one, what its optimizer says is no news.
+    for name, item in sorted(objects.items(), key=lambda pair: not isinstance(pair[1], nn.Module)):
+        saved = checkpoint.get(state_key(name))
+        if name in missing:
+            continue
+        if not isinstance(saved, Mapping):
+            problems.append(f"{state_key(name)}: expected a dict, found {type(saved).__name__}")
+        elif isinstance(item, nn.Module):
+            fill, problem = _match_module(item, saved)
+            sure.append(fill)
+            problems += [f"{name}: {problem}"] if problem else []
+        elif isinstance(item, torch.optim.Optimizer) and not problems:
+            described = checkpoint.get("optimizer_parameters", {}).get(name)
+            match = match_optimizer(name, item, saved, described, objects)
+            sure.append(match.fill)
+            permuted += [name] if match.permuted else []
+            problems += [f"{name}: {problem}" for problem in match.problems]
+        else:
+            unsure.append((name, item, dict(saved)))
+    if problems:
+        raise MismatchError("; ".join(problems))
+    apply_rng = prepare_rng(checkpoint.get("rng_state", {}))
+    _fill_or_put_back(unsure)
+    for fill in sure:
+        fill()
+    apply_rng()
+    return Restored(missing=missing, unexpected=unexpected, permuted=tuple(permuted), drift=drift)
+
+
+def _state_of(item: Any) -> dict[str, Any]:
+    if isinstance(item, torch.Generator):
+        return {"generator_state": item.get_state()}
+    state: dict[str, Any] = unwrap(item).state_dict()
+    if isinstance(item, nn.Module) and any(name != plain_name(name) for name in state):
+        plain = OrderedDict((plain_name(name), value) for name, value in state.items())
+        if hasattr(state, "_metadata"):  # the versions of the layers, by the same names
+            plain._metadata = {plain_name(f"{k}.")[:-1]: v for k, v in state._metadata.items()}  # type: ignore[attr-defined]
+        return plain
+    return state
+
+
+def _match_module(item: nn.Module, saved: Mapping[str, Any]) -> tuple[Callable[[], object], str]:
+    """Return how to fill a module, and what does not fit ('' if all does)."""
+    module = unwrap(item)
+    own_names = {plain_name(name): name for name in module.state_dict()}
+    live = {plain_name(name): value for name, value in module.state_dict().items()}
+    there = {plain_name(name): value for name, value in saved.items()}
+    if all(name.startswith("module.") for name in there) and not any(name.startswith("module.") for name in live):
+        there = {name.removeprefix("module."): value for name, value in there.items()}
+    problems = [
+        _listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
+        _listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
+        _listed(
+            "of another shape",
+            [
+                f"{name} (expected{_shape(value)}, found{_shape(there[name])})"
+                for name, value in live.items()
+                if name in there and _shape(value) != _shape(there[name])
+            ],
+        ),
+    ]
+    problem = "; ".join(text for text in problems if text)
+    if problem:
+        problem += "; this is the checkpoint of another model: build the model that it was saved from"
+    filled = OrderedDict((own_names.get(name, name), value) for name, value in there.items())
+    if hasattr(saved, "_metadata"):  # the versions of the layers
+        filled._metadata = saved._metadata  # type: ignore[attr-defined]
+    return lambda: module.load_state_dict(filled), problem
+
+
+def _shape(value: Any) -> str:
+    return f" {tuple(value.shape)}" if isinstance(value, torch.Tensor) else ""
+
+
+def _listed(what: str, names: list[str], most: int = 5) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {what}: {', '.join(names[:most])}{more}"
+
+
+def _fill_or_put_back(items: list[tuple[str, Any, dict[str, Any]]]) -> None:
+    before: list[tuple[Any, dict[str, Any]]] = []
+    for name, item, saved in items:
+        try:
+            before.append((item, copying.deepcopy(_state_of(item))))
+            _load_into(item, saved)
+        except Exception as error:  # whatever an object of the caller's raises
+            for filled, state in reversed(before):
+                with suppress(Exception):  # the one that refused may refuse this as well
+                    _load_into(filled, state)
+            raise MismatchError(f"{name}: refused its state: {type(error).__name__}: {error}") from error
+
+
+def _load_into(item: Any, state: dict[str, Any]) -> None:
+    if isinstance(item, torch.Generator):
+        item.set_state(state["generator_state"])
+    else:
+        item.load_state_dict(state)
+
+
+def _plain_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    omegaconf = sys.modules.get("omegaconf")
+    if omegaconf is not None and omegaconf.OmegaConf.is_config(config):
+        plain: dict[str, Any] = omegaconf.OmegaConf.to_container(config, resolve=True)
+        return plain
+    return dict(config)

@@ -1,0 +1,11 @@
+"""What every test shares: one thread, so that no result depends on how busy the machine is."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Let torch compute on one thread; two on a busy machine are many times slower."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,654 @@
+"""The table "when something is written", row by row, and a run that comes back: bitwise, in the same process."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from koemorph_tutorial import CheckpointManager, ResumableLoader, list_checkpoints, load_checkpoint
+from koemorph_tutorial.records import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointWriteError,
+    DamagedCheckpointError,
+    MismatchError,
+    UnsavableStateError,
+    UsedDirectoryError,
+)
+from tests.comparing import difference
+
+
+def make_objects(seed: int = 0, *, resumable: bool = True) -> dict[str, Any]:
+    """Return a small run with dropout, a shuffled loader and a scheduler, all from `seed`."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(9))
+    loader: Any = DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=3, shuffle=True)
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
+        "loader": ResumableLoader(loader) if resumable else loader,
+    }
+
+
+def train_epoch(objects: dict[str, Any], checkpoints: CheckpointManager | None = None, stop_after: int = 99) -> None:
+    """Train one epoch that draws from every generator; stop after so many batches, by an exception."""
+    for number, (x, y) in enumerate(objects["loader"]):
+        noise = random.gauss(0, 0.01) + float(np.random.normal()) * 0.01
+        loss = nn.functional.mse_loss(objects["model"](x + noise), y)
+        objects["optimizer"].zero_grad()
+        loss.backward()
+        objects["optimizer"].step()
+        if checkpoints is not None:
+            checkpoints.step()
+        if number + 1 == stop_after:
+            raise KeyboardInterrupt
+    objects["scheduler"].step()
+
+
+def manage(directory: Path, objects: dict[str, Any], **settings: Any) -> CheckpointManager:
+    """Return a manager of those `objects` that have a state."""
+    return CheckpointManager(
+        directory, {name: item for name, item in objects.items() if not isinstance(item, DataLoader)}, **settings
+    )
+
+
+def run(directory: Path, total: int, losses: dict[int, float] | None = None, **settings: Any) -> dict[str, Any]:
+    """Train to `total` epochs with given validation losses (epoch -> loss; 1.0 elsewhere)."""
+    objects = make_objects()
+    with manage(directory, objects, **settings) as checkpoints:
+        for epoch in checkpoints.epochs(total):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": (losses or {}).get(epoch, 1.0)})
+    return objects
+
+
+def names(directory: Path) -> list[str]:
+    """Return the names in a directory."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def epochs_of(directory: Path) -> dict[str, int]:
+    """Return which epoch each checkpoint of a directory holds."""
+    return {file.path.name: file.epoch for file in list_checkpoints(directory)}
+
+
+# -- when something is written -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "losses", "expected"),
+    [
+        pytest.param(
+            {"save_freq": 2, "milestones": ()},
+            {},
+            {0: "best numbered last", 1: "", 2: "numbered last", 3: "", 4: "numbered last"},
+            id="a multiple of save_freq",
+        ),
+        pytest.param(
+            {"save_freq": 100, "milestones": (3,)},
+            {},
+            {0: "best numbered last", 1: "", 2: "", 3: "numbered last", 4: ""},
+            id="a milestone",
+        ),
+        pytest.param(
+            {"save_freq": 2, "milestones": ()},
+            {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.9},
+            {0: "best numbered last", 1: "best last", 2: "best numbered last", 3: "best last", 4: "numbered last"},
+            id="a new best gets no number of its own",
+        ),
+        pytest.param(
+            {"save_freq": 1, "save_best_only": True},
+            {2: 0.5},
+            {0: "best last", 1: "", 2: "best last", 3: "", 4: ""},
+            id="save_best_only turns save_freq and milestones off",
+        ),
+        pytest.param(
+            {"save_freq": 100, "mode": "max", "monitor": "accuracy"},
+            {},
+            {0: "numbered last", 1: "", 2: "", 3: "", 4: ""},
+            id="a metric that is missing is no best",
+        ),
+        pytest.param(
+            {"save_freq": 100},
+            {0: float("nan"), 1: float("inf"), 2: 3.0, 3: float("nan"), 4: float("-inf")},
+            {0: "numbered last", 1: "", 2: "best last", 3: "", 4: ""},
+            id="a value that is not finite is no best",
+        ),
+    ],
+)
+def test_the_table_of_what_an_ended_epoch_writes(
+    tmp_path: Path, settings: dict[str, Any], losses: dict[int, float], expected: dict[int, str]
+) -> None:
+    """Each row: which names an ended epoch writes, read off the disk."""
+    objects = make_objects()
+    found: dict[int, str] = {}
+    with manage(tmp_path, objects, **settings) as checkpoints:
+        for epoch in checkpoints.epochs(5):
+            before = {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
+            decision = checkpoints.save({"loss": losses.get(epoch, 1.0)})
+            after = {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
+            written = [name for name, inode in after.items() if before.get(name) != inode]
+            assert sorted(decision.names) == sorted(written)
+            kinds = {
+                "best": "best_model.pth",
+                "numbered": f"checkpoint_epoch_{epoch:03d}.pth",
+                "last": "last_model.pth",
+            }
+            found[epoch] = " ".join(kind for kind, name in kinds.items() if name in written)
+    assert expected == found
+
+
+def test_the_names_of_one_save_share_their_bytes(tmp_path: Path) -> None:
+    """One serialisation, one inode, three names."""
+    run(tmp_path, 1)
+    assert ["best_model.pth", "checkpoint_epoch_000.pth", "last_model.pth"] == names(tmp_path)
+    assert 1 == len({path.stat().st_ino for path in tmp_path.iterdir()})
+
+
+def test_nothing_written_says_why_and_when_next(tmp_path: Path) -> None:
+    """A Decision that writes nothing reads as a sentence."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        said = [str(checkpoints.save({"loss": 1.0})) for _ in checkpoints.epochs(2)]
+    assert "nothing written: loss 1 is not below 1 (epoch 0), and epoch 1 is not due; next at epoch 5" == said[1]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("every_n_steps", 3), ("every_minutes", 1e-9)])
+def test_inside_an_epoch_only_last_is_written(tmp_path: Path, setting: str, value: float) -> None:
+    """every_n_steps and every_minutes write last_model.pth at the position of the next batch."""
+    objects = make_objects()
+    with pytest.raises(KeyboardInterrupt), manage(tmp_path, objects, **{setting: value}) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints, stop_after=3)
+    assert ["last_model.pth"] == names(tmp_path)
+    assert {"epoch": 0, "batch": 3, "global_step": 3} == load_checkpoint(tmp_path / "last_model.pth")["position"]
+
+
+def test_accumulated_gradients_do_not_miss_every_n_steps(tmp_path: Path) -> None:
+    """With a call of step every second batch, every third batch is noticed when it has passed."""
+    objects = make_objects()
+    seen = []
+    with manage(tmp_path, objects, every_n_steps=3) as checkpoints:
+        for _ in checkpoints.epochs(1):
+            for number, _batch in enumerate(objects["loader"]):
+                if number % 2:
+                    checkpoints.step()
+                    seen.append((tmp_path / "last_model.pth").exists())
+            checkpoints.save({})
+    assert [False, True] == seen
+    assert 4 == load_checkpoint(tmp_path / "last_model.pth")["global_step"]
+
+
+def test_epochs_that_run_out_give_the_final_one_its_number(tmp_path: Path) -> None:
+    """The final epoch is neither due nor best, and yet it is not lost."""
+    run(tmp_path, 4)
+    assert {"best_model.pth": 0, "checkpoint_epoch_000.pth": 0, "checkpoint_epoch_003.pth": 3, "last_model.pth": 3} == (
+        epochs_of(tmp_path)
+    )
+
+
+def test_a_final_epoch_that_is_on_the_disk_gets_its_number_by_a_link(tmp_path: Path) -> None:
+    """The final epoch was a new best: one more name, not one more write."""
+    run(tmp_path, 3, {2: 0.1})
+    inodes = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert inodes["best_model.pth"] == inodes["last_model.pth"] == inodes["checkpoint_epoch_002.pth"]
+
+
+def test_break_after_save_gives_the_epoch_its_number(tmp_path: Path) -> None:
+    """Early stopping leaves the loop by break: that epoch is the final one."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(50):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0})
+            if epoch == 2:
+                break
+    assert 2 == epochs_of(tmp_path)["checkpoint_epoch_002.pth"] == epochs_of(tmp_path)["last_model.pth"]
+
+
+def test_an_exception_after_save_gives_the_epoch_its_number(tmp_path: Path) -> None:
+    """The loop was left, however, after its save returned."""
+    objects = make_objects()
+    with pytest.raises(ZeroDivisionError), manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(50):
+            checkpoints.save({"loss": 1.0})
+            1 / (2 - epoch)
+    assert 2 == epochs_of(tmp_path)["checkpoint_epoch_002.pth"]
+
+
+@pytest.mark.parametrize("left_by", ["exception", "break", "Ctrl-C"])
+def test_a_loop_left_inside_an_epoch_writes_nothing(tmp_path: Path, left_by: str) -> None:
+    """A torn state is not saved: what was there stays, to the byte."""
+    objects = make_objects()
+    before: dict[str, tuple[int, float]] = {}
+
+    def look() -> dict[str, tuple[int, float]]:
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime) for path in tmp_path.iterdir()}
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt)), manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(50):
+            if epoch == 1:
+                before = look()
+            train_epoch(objects, checkpoints, stop_after=2 if epoch == 1 and left_by == "Ctrl-C" else 99)
+            if epoch == 1 and left_by == "exception":
+                raise RuntimeError("boom")
+            if epoch == 1 and left_by == "break":
+                break
+            checkpoints.save({"loss": 1.0})
+        raise RuntimeError("left by break")
+    assert before == look()
+    assert 3 == len(before)
+
+
+def test_weights_loaded_back_after_the_loop_get_into_no_file(tmp_path: Path) -> None:
+    """Code after the loop may do with the model what it likes; the manager closes later."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0})
+            trained = copy.deepcopy(objects["model"].state_dict())
+        nn.init.zeros_(objects["model"][0].weight)
+    saved = load_checkpoint(tmp_path / "checkpoint_epoch_002.pth")["model_state_dict"]
+    assert "" == difference(trained, saved)
+
+
+def test_weights_loaded_back_after_break_get_into_no_file(tmp_path: Path) -> None:
+    """The same with early stopping: the number is written at the break, not at close."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(9):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0})
+            if epoch == 1:
+                trained = copy.deepcopy(objects["model"].state_dict())
+                break
+        nn.init.zeros_(objects["model"][0].weight)
+    assert "" == difference(trained, load_checkpoint(tmp_path / "checkpoint_epoch_001.pth")["model_state_dict"])
+
+
+def test_an_iterator_kept_in_a_variable_is_finished_at_close(tmp_path: Path) -> None:
+    """Nobody drops the iterator at the break, so close writes the number."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects)
+    kept = checkpoints.epochs(9)
+    for epoch in kept:
+        checkpoints.save({"loss": 1.0})
+        if epoch == 2:
+            break
+    assert "checkpoint_epoch_002.pth" not in names(tmp_path)
+    checkpoints.close()
+    assert 2 == epochs_of(tmp_path)["checkpoint_epoch_002.pth"]
+
+
+def test_a_body_that_forgets_save_still_ends_its_epoch(tmp_path: Path) -> None:
+    """A body that ends without save counts as save({})."""
+    objects = make_objects()
+    with manage(tmp_path, objects, save_freq=1) as checkpoints:
+        for _ in checkpoints.epochs(2):
+            train_epoch(objects, checkpoints)
+    assert {"checkpoint_epoch_000.pth": 0, "checkpoint_epoch_001.pth": 1, "last_model.pth": 1} == epochs_of(tmp_path)
+    assert 8 == load_checkpoint(tmp_path / "last_model.pth")["global_step"]
+
+
+def test_a_loop_that_epochs_does_not_drive(tmp_path: Path) -> None:
+    """save(epoch=…) by hand: a used directory is refused, a clean close writes the unsaved epoch."""
+    objects = make_objects(resumable=False)
+    with manage(tmp_path, objects, save_freq=2) as checkpoints:
+        for epoch in range(4):
+            for _ in objects["loader"]:
+                checkpoints.step()
+            checkpoints.save({"loss": 1.0}, epoch=epoch)
+    assert 3 == epochs_of(tmp_path)["checkpoint_epoch_003.pth"]
+    assert {"epoch": 4, "batch": 0, "global_step": 16} == load_checkpoint(tmp_path / "last_model.pth")["position"]
+    with pytest.raises(UsedDirectoryError, match="resume that run, or name a new directory"):
+        manage(tmp_path, make_objects(resumable=False)).save({"loss": 1.0}, epoch=0)
+
+
+def test_a_loop_by_hand_left_by_an_exception_writes_nothing_more(tmp_path: Path) -> None:
+    """Without epochs nobody knows whether the objects still are as they were at save."""
+    objects = make_objects(resumable=False)
+    with pytest.raises(RuntimeError, match="boom"), manage(tmp_path, objects) as checkpoints:
+        for epoch in range(4):
+            checkpoints.save({"loss": 1.0}, epoch=epoch)
+            if epoch == 2:
+                raise RuntimeError("boom")
+    assert {"best_model.pth": 0, "checkpoint_epoch_000.pth": 0, "last_model.pth": 0} == epochs_of(tmp_path)
+
+
+# -- coming back -------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "SGD with momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+SCHEDULERS = {
+    "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 8),
+    "MultiStepLR": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 4, 4], gamma=0.5),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.05, total_steps=6),
+    "ReduceLROnPlateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_optimizers_and_schedulers_come_back_bitwise(tmp_path: Path, optimizer: str, scheduler: str) -> None:
+    """Six epochs in one go equal three epochs, a new process' worth of new objects, and three more."""
+
+    def train(directory: Path, until: int) -> dict[str, Any]:
+        objects = make_objects()
+        objects["optimizer"] = OPTIMIZERS[optimizer](objects["model"].parameters())
+        objects["scheduler"] = SCHEDULERS[scheduler](objects["optimizer"])
+        stepping = objects["scheduler"]
+        with manage(directory, objects, save_freq=1) as checkpoints:
+            for epoch in checkpoints.epochs(until):
+                loss = 0.0
+                for x, y in objects["loader"]:
+                    error = nn.functional.mse_loss(objects["model"](x), y)
+                    objects["optimizer"].zero_grad()
+                    error.backward()
+                    objects["optimizer"].step()
+                    checkpoints.step()
+                    loss += error.item()
+                stepping.step(loss) if scheduler == "ReduceLROnPlateau" else stepping.step()
+                checkpoints.save({"loss": loss + epoch % 2})
+        return load_checkpoint(directory / "last_model.pth")
+
+    straight = train(tmp_path / "straight", 6)
+    train(tmp_path / "stopped", 3)
+    resumed = train(tmp_path / "stopped", 6)
+    assert "" == difference(straight, resumed)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_a_run_stopped_inside_an_epoch_comes_back_bitwise(tmp_path: Path, stop_after: int) -> None:
+    """Saved at every batch, left in the middle of epoch 2, continued with new objects."""
+    run(tmp_path / "straight", 4, {1: 0.5}, every_n_steps=1)
+    objects = make_objects()
+    with pytest.raises(KeyboardInterrupt), manage(tmp_path / "stopped", objects, every_n_steps=1) as checkpoints:
+        for epoch in checkpoints.epochs(4):
+            train_epoch(objects, checkpoints, stop_after if epoch == 2 else 99)
+            checkpoints.save({"loss": {1: 0.5}.get(epoch, 1.0)})
+    assert stop_after == load_checkpoint(tmp_path / "stopped/last_model.pth")["position"]["batch"]
+    run(tmp_path / "stopped", 4, {1: 0.5}, every_n_steps=1)
+    for name in names(tmp_path / "straight"):
+        there, here = (load_checkpoint(tmp_path / which / name) for which in ("straight", "stopped"))
+        assert "" == difference(there, here), name
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Resumed after its last epoch: no epoch, no write, one line."""
+    run(tmp_path, 3)
+    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    caplog.clear()
+    run(tmp_path, 3)
+    assert before == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert "nothing left to do: 3 of 3 epochs are done" in caplog.messages
+
+
+def test_resume_by_hand_returns_where_to_go_on(tmp_path: Path) -> None:
+    """Resumed reads as a sentence and holds position and best."""
+    run(tmp_path, 3, {1: 0.25})
+    resumed = manage(tmp_path, make_objects()).resume()
+    assert "resumed from last_model.pth: goes on at epoch 3, batch 0 (global step 12); best loss 0.25 at epoch 1" == (
+        str(resumed)
+    )
+    assert () == resumed.drift == resumed.missing == resumed.unexpected == resumed.passed_over
+
+
+def test_a_fresh_start_has_no_file(tmp_path: Path) -> None:
+    """Resume on an empty directory begins anew, and says so."""
+    resumed = manage(tmp_path / "new", make_objects()).resume()
+    assert resumed.file is None
+    assert "a fresh start: no checkpoint yet" == str(resumed)
+
+
+def test_best_is_not_forgotten_on_resume(tmp_path: Path) -> None:
+    """The recipe forgets its best and lets a worse model take the name."""
+    run(tmp_path, 2, {0: 0.5, 1: 0.9})
+    run(tmp_path, 4, {2: 0.7, 3: 0.6})
+    assert 0 == epochs_of(tmp_path)["best_model.pth"]
+    assert 0.5 == load_checkpoint(tmp_path / "last_model.pth")["best"]["value"]
+
+
+def test_a_damaged_newest_file_is_passed_over(tmp_path: Path) -> None:
+    """Three names of the newest save share the flipped bit; the older generation goes on, and is said."""
+    run(tmp_path, 6, {5: 0.5}, save_freq=3, milestones=())
+    newest = tmp_path / "last_model.pth"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 4
+    newest.write_bytes(data)  # in place: last, best and checkpoint_epoch_005 are one file
+    resumed = manage(tmp_path, make_objects()).resume()
+    assert resumed.file is not None
+    assert "checkpoint_epoch_003.pth" == resumed.file.path.name
+    passed = dict(resumed.passed_over)
+    assert {"last_model.pth", "best_model.pth", "checkpoint_epoch_005.pth"} == set(passed)
+    assert all("is damaged: expected CRC32" in why for why in passed.values())
+    assert 3 == epochs_of(tmp_path)["last_model.pth"]
+    assert 0 == epochs_of(tmp_path)["best_model.pth"]
+    with pytest.raises(
+        DamagedCheckpointError, match=r"checkpoint_epoch_005\.pth: record .* is damaged: expected CRC32"
+    ):
+        manage(tmp_path, make_objects()).resume(tmp_path / "checkpoint_epoch_005.pth")
+
+
+def test_files_but_none_sound_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
+    """Starting from zero over unreadable files is how runs are lost."""
+    (tmp_path / "last_model.pth").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(CheckpointNotFoundError, match="expected a sound checkpoint, found 1 files and none"):
+        manage(tmp_path, make_objects()).resume()
+    with pytest.raises(CheckpointNotFoundError, match="move them away to start afresh"):
+        manage(tmp_path, make_objects()).epochs(3)
+
+
+def test_going_back_moves_newer_files_aside(tmp_path: Path) -> None:
+    """Resume from an older file of the same directory: nothing newer is removed, nothing newer is taken for newest."""
+    run(tmp_path, 8, {6: 0.1}, save_freq=2, milestones=())
+    straight = {name: load_checkpoint(tmp_path / name) for name in epochs_of(tmp_path)}
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects, save_freq=2, milestones=())
+    resumed = checkpoints.resume(tmp_path / "checkpoint_epoch_004.pth")
+    assert "4 newer checkpoints were moved to abandoned-001/, none was removed" in resumed.notes
+    assert ["best_model.pth", "checkpoint_epoch_006.pth", "checkpoint_epoch_007.pth", "last_model.pth"] == names(
+        tmp_path / "abandoned-001"
+    )
+    assert 4 == epochs_of(tmp_path)["last_model.pth"]
+    assert 0 == epochs_of(tmp_path)["best_model.pth"] == (checkpoints.best.epoch)
+    with checkpoints:
+        for epoch in checkpoints.epochs(8):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 0.1 if epoch == 6 else 1.0})
+    for name, before in straight.items():
+        assert "" == difference(before, load_checkpoint(tmp_path / name)), name
+
+
+def test_branching_brings_the_best_along(tmp_path: Path) -> None:
+    """A branch starts a line of its own with the parent's best in place, even if nothing better comes."""
+    run(tmp_path / "parent", 6, {1: 0.25}, save_freq=2, milestones=())
+    objects = make_objects()
+    branch = manage(tmp_path / "branch", objects, save_freq=2, milestones=())
+    branch.resume(tmp_path / "parent/checkpoint_epoch_004.pth")
+    assert {"best_model.pth": 1, "last_model.pth": 4} == epochs_of(tmp_path / "branch")
+    with branch:
+        for _ in branch.epochs(6):
+            train_epoch(objects, branch)
+            branch.save({"loss": 1.0})
+    assert {"best_model.pth": 1, "checkpoint_epoch_005.pth": 5, "last_model.pth": 5} == epochs_of(tmp_path / "branch")
+    there, here = (load_checkpoint(tmp_path / which / "last_model.pth") for which in ("parent", "branch"))
+    assert "" == difference(there, here)
+    assert there["run"]["line"] != here["run"]["line"]
+    best = load_checkpoint(tmp_path / "branch/best_model.pth")["run"]
+    assert {"line": here["run"]["line"], "parent": str(tmp_path / "parent/best_model.pth"), "saves": 0} == best
+
+
+def test_a_branch_killed_before_the_best_came_along_gets_it_later(tmp_path: Path) -> None:
+    """Between the two files of a new branch: the next resume looks where the branch came from."""
+    run(tmp_path / "parent", 6, {1: 0.25}, save_freq=2, milestones=())
+    manage(tmp_path / "branch", make_objects()).resume(tmp_path / "parent/checkpoint_epoch_004.pth")
+    (tmp_path / "branch/best_model.pth").unlink()
+    resumed = manage(tmp_path / "branch", make_objects()).resume()
+    assert 1 == epochs_of(tmp_path / "branch")["best_model.pth"] == resumed.best.epoch
+
+
+def test_branching_into_a_used_directory_is_refused(tmp_path: Path) -> None:
+    """Two runs do not share a directory."""
+    run(tmp_path / "a", 2)
+    run(tmp_path / "b", 2)
+    with pytest.raises(UsedDirectoryError, match="expected an unused directory to branch from"):
+        manage(tmp_path / "b", make_objects()).resume(tmp_path / "a/last_model.pth")
+
+
+def test_a_fresh_start_in_a_used_directory_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """epochs(resume=False) names both ways out."""
+    run(tmp_path, 2)
+    before = names(tmp_path)
+    with pytest.raises(
+        UsedDirectoryError, match="found the checkpoints of another run; resume that run, or name a new"
+    ):
+        manage(tmp_path, make_objects()).epochs(3, resume=False)
+    assert before == names(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["best_model.pth", "last_model.pth", "checkpoint_epoch_004.pth"])
+def test_resume_puts_a_missing_name_back(tmp_path: Path, missing: str) -> None:
+    """A kill between two names of one save: resume completes them, as if it had never come."""
+    objects = make_objects()
+    with pytest.raises(KeyboardInterrupt), manage(tmp_path, objects, save_freq=2) as checkpoints:
+        for epoch in checkpoints.epochs(9):
+            train_epoch(objects, checkpoints, 1 if epoch == 5 else 99)
+            checkpoints.save({"loss": 0.5 if epoch == 4 else 1.0})
+    before = epochs_of(tmp_path)
+    (tmp_path / missing).unlink()
+    manage(tmp_path, make_objects(), save_freq=2).resume()
+    assert before == epochs_of(tmp_path)
+
+
+def test_inside_an_epoch_the_loader_is_needed(tmp_path: Path) -> None:
+    """A place inside an epoch without its loader would be another run: refused before anything is filled."""
+    objects = make_objects()
+    with pytest.raises(KeyboardInterrupt), manage(tmp_path, objects, every_n_steps=1) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints, stop_after=2)
+    fresh = make_objects(seed=5, resumable=False)
+    before = copy.deepcopy(fresh["model"].state_dict())
+    with pytest.raises(MismatchError, match=r"saved inside epoch 0, batch 2 .* hand over the ResumableLoader"):
+        manage(tmp_path, fresh).resume()
+    assert "" == difference(before, fresh["model"].state_dict())
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_order_of_calls_is_said(tmp_path: Path) -> None:
+    """A second save, a step after save, a call after close: each is a RuntimeError of one line."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for _ in checkpoints.epochs(1):
+            checkpoints.save({"loss": 1.0})
+            with pytest.raises(RuntimeError, match="this epoch was saved already"):
+                checkpoints.save({"loss": 1.0})
+            with pytest.raises(RuntimeError, match="call step before it"):
+                checkpoints.step()
+            with pytest.raises(RuntimeError, match="has begun already"):
+                checkpoints.resume()
+    with pytest.raises(RuntimeError, match="is closed"):
+        checkpoints.save({"loss": 1.0})
+    with pytest.raises(TypeError, match="epochs\\(\\) counts epoch and global_step"):
+        second = manage(tmp_path / "2", make_objects())
+        for _ in second.epochs(1):
+            second.save({}, epoch=3)
+
+
+def test_what_cannot_be_read_back_is_refused_with_its_path(tmp_path: Path) -> None:
+    """A scheduler with a function inside: nothing is written, the path inside the checkpoint is named."""
+    objects = make_objects()
+
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"fn": [print]}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    objects["scheduler"] = Odd()
+    checkpoints = manage(tmp_path, objects)
+    with pytest.raises(UnsavableStateError, match=r"scheduler_state_dict\.fn\[0\]: expected numbers, text, tensors"):
+        checkpoints.save({"loss": 1.0})
+    assert [] == names(tmp_path)
+    assert checkpoints.best.value is None
+
+
+def test_settings_and_objects_are_checked_when_the_manager_is_made(tmp_path: Path) -> None:
+    """Fail before the training, not an hour in."""
+    with pytest.raises(ValueError, match="keep_last_n: expected 2 or more"):
+        manage(tmp_path, make_objects(), keep_last_n=1)
+    with pytest.raises(TypeError, match="no setting 'keep_n'; expected one of save_freq, milestones"):
+        manage(tmp_path, make_objects(), keep_n=3)
+    with pytest.raises(TypeError, match=r"objects\['fn'\]: expected something with state_dict and load_state_dict"):
+        CheckpointManager(tmp_path, {"fn": print})
+    with pytest.raises(ValueError, match="every_n_steps: saving inside an epoch needs a ResumableLoader"):
+        manage(tmp_path, make_objects(resumable=False), every_n_steps=5)
+    with pytest.raises(TypeError, match=r"metrics\['loss'\]: expected one number, found list"):
+        manage(tmp_path, make_objects()).save({"loss": [1.0]})  # type: ignore[dict-item]
+    assert [] == names(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    """A path below a regular file: one line with the words of the disk."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        manage(tmp_path / "file/run", make_objects()).epochs(3)
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        manage(tmp_path / "file", make_objects()).epochs(3)
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC at fsync: the error carries its errno, the files are as before, no temporary is left, best stays."""
+    import errno
+    import os
+
+    run(tmp_path, 2)
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    checkpoints = manage(tmp_path, make_objects(), save_freq=1)
+    checkpoints.resume()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointWriteError, match="could not be written: No space left on device") as caught:
+        checkpoints.save({"loss": 0.1})
+    assert errno.ENOSPC == caught.value.errno
+    assert before == {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert 1.0 == checkpoints.best.value
+
+
+def test_what_goes_wrong_when_the_loop_is_left_is_raised_at_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error inside a generator that is being dropped would only be printed."""
+    import os
+
+    objects = make_objects()
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(CheckpointWriteError, match="Input/output error"), manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(9):
+            checkpoints.save({"loss": 1.0})
+            if epoch == 2:
+                monkeypatch.setattr(os, "fsync", broken)
+                break
