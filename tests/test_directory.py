@@ -1,0 +1,131 @@
+"""One directory, one line of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from koemorph_tutorial import CheckpointSettings, save_checkpoint
+from koemorph_tutorial.directory import abandon_newer, is_used, mend_names
+from koemorph_tutorial.records import Best, CheckpointNotFoundError, numbered_name
+from koemorph_tutorial.resume import find
+from koemorph_tutorial.storage import list_checkpoints
+
+
+def save(directory: Path, name: str, epoch: int, *also: str, loss: float = 0.5, saves: int | None = None) -> Path:
+    """Save a checkpoint of `epoch` that holds nothing but its bookkeeping."""
+    directory.mkdir(exist_ok=True)
+    content: dict[str, Any] = {
+        "format_version": 1,
+        "run": {"line": directory.name, "parent": None, "saves": epoch + 1 if saves is None else saves},
+        "epoch": epoch,
+        "position": {"epoch": epoch + 1, "batch": 0, "global_step": epoch + 1},
+        "model_state_dict": {"weight": torch.full((4,), float(epoch))},
+        "metrics": {"loss": loss},
+    }
+    return save_checkpoint(content, directory / name, also=also).path
+
+
+def epochs(directory: Path) -> dict[str, int]:
+    """Return which epoch each name of a directory holds."""
+    return {file.path.name: file.epoch for file in list_checkpoints(directory)}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("best_model.pth", True),
+        ("checkpoint_epoch_003.pth", True),
+        ("notes.txt", False),
+        ("checkpoint_epoch_3.pth", False),
+    ],
+)
+def test_a_directory_is_used_if_a_name_of_ours_is_in_it(tmp_path: Path, name: str, expected: bool) -> None:
+    """Sound or not: what cannot be read may be somebody's only copy."""
+    assert not is_used(tmp_path / "missing")
+    (tmp_path / name).write_bytes(b"")
+    assert expected is is_used(tmp_path)
+
+
+def test_nobody_knows_whether_a_file_is_used(tmp_path: Path) -> None:
+    """A directory that is a file is an error, not an unused directory."""
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(CheckpointNotFoundError, match="expected a directory for checkpoints, found: Not a directory"):
+        is_used(tmp_path / "checkpoints")
+
+
+def test_newer_files_are_moved_aside_each_time_into_a_new_place(tmp_path: Path) -> None:
+    """Nothing is removed; two roll-backs do not mix."""
+    for epoch in range(4):
+        save(tmp_path, numbered_name(epoch), epoch)
+    assert ["1 newer checkpoints were moved to abandoned-001/, none was removed"] == abandon_newer(
+        find(tmp_path / numbered_name(2)), tmp_path
+    )
+    assert ["2 newer checkpoints were moved to abandoned-002/, none was removed"] == abandon_newer(
+        find(tmp_path / numbered_name(0)), tmp_path
+    )
+    assert {numbered_name(0): 0} == epochs(tmp_path)
+    assert {numbered_name(1): 1, numbered_name(2): 2} == epochs(tmp_path / "abandoned-002")
+    assert [] == abandon_newer(find(tmp_path / numbered_name(0)), tmp_path)
+
+
+def mend(directory: Path, source: Path, best: Best, origin: str | None = None) -> tuple[Best, list[str]]:
+    """Mend the names of `directory` as a resume from `source` does."""
+    return mend_names(directory, find(source), best, {"line": directory.name}, CheckpointSettings(), origin)
+
+
+def test_names_that_say_the_truth_are_left_alone(tmp_path: Path) -> None:
+    """Nothing is written where nothing is wrong."""
+    save(tmp_path, "best_model.pth", 5, numbered_name(5), "last_model.pth")
+    before = {path.name: path.stat().st_ctime_ns for path in tmp_path.iterdir()}
+    best = Best(value=0.5, epoch=5)
+    assert (best, []) == mend(tmp_path, tmp_path, best)
+    assert before == {path.name: path.stat().st_ctime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_best_that_is_gone_is_replaced_by_the_best_that_remains(tmp_path: Path) -> None:
+    """The record says epoch 2, whose bytes are nowhere: the best of what is sound takes the name and the record."""
+    save(tmp_path, numbered_name(0), 0, loss=0.4)
+    save(tmp_path, numbered_name(1), 1, loss=0.3)
+    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=0.9)
+    weights = torch.full((4,), 1.0).numpy().tobytes()
+    data = (tmp_path / numbered_name(1)).read_bytes()
+    assert weights in data
+    (tmp_path / numbered_name(1)).write_bytes(data.replace(weights, bytes(16)))  # damaged: the second best is taken
+    best, notes = mend(tmp_path, tmp_path, Best(value=0.1, epoch=2))
+    assert Best(value=0.4, epoch=0) == best
+    assert ["best_model.pth is checkpoint_epoch_000.pth of epoch 0: best loss 0.4 at epoch 0"] == notes
+    assert 0 == epochs(tmp_path)["best_model.pth"]
+
+
+def test_a_best_of_the_future_is_not_taken(tmp_path: Path) -> None:
+    """A file saved after the one that is resumed belongs to what is being left."""
+    save(tmp_path, numbered_name(0), 0, loss=0.4)
+    save(tmp_path, numbered_name(3), 3, loss=0.1)
+    best, _ = mend(tmp_path, tmp_path / numbered_name(0), Best(value=0.2, epoch=9))
+    assert Best(value=0.4, epoch=0) == best
+
+
+def test_without_any_value_left_the_best_begins_anew(tmp_path: Path) -> None:
+    """Files without the metric, or with NaN: none of them is the best."""
+    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=float("nan"))
+    best, notes = mend(tmp_path, tmp_path, Best(value=0.1, epoch=2))
+    assert Best() == best
+    assert ["no file with the best is left; the next finite value is the best"] == notes
+
+
+def test_a_branch_finds_its_best_where_it_came_from(tmp_path: Path) -> None:
+    """The parent's best of before the branch, not that of after it."""
+    parent = tmp_path / "parent"
+    save(parent, numbered_name(1), 1, loss=0.2)
+    origin = save(parent, numbered_name(3), 3, loss=0.5)
+    save(parent, "best_model.pth", 4, "last_model.pth", loss=0.1)
+    branch = tmp_path / "branch"
+    save(branch, "last_model.pth", 3, loss=0.5, saves=1)
+    best, _ = mend(branch, origin, Best(value=0.2, epoch=1), str(origin))
+    assert Best(value=0.2, epoch=1) == best
+    assert {"best_model.pth": 1, "last_model.pth": 3} == epochs(branch)
+    assert "last_model.pth" == list_checkpoints(branch)[0].path.name
