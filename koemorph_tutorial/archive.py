@@ -127,7 +127,8 @@ def _records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
         odd = info.flag_bits & ~_KNOWN_FLAGS or info.external_attr & _DIRECTORY or info.volume or info.comment
         if not stored or odd:
             raise DamagedCheckpointError(
-                f"{path}: record {info.filename!r}: expected stored bytes, found a compressed, encrypted or foreign record"
+                f"{path}: record {info.filename!r}: expected stored bytes, found a compressed, encrypted or foreign "
+                f"record; {_TRY_OLDER}"
             )
         if info.file_size > size:
             raise _cut_short(path)

@@ -15,6 +15,7 @@ from .records import (
     CheckpointFile,
     CheckpointNotFoundError,
     CheckpointSettings,
+    DamagedCheckpointError,
     kind_of,
     numbered_name,
 )
@@ -38,19 +39,27 @@ def is_used(directory: PathLike) -> bool:
         ) from None
 
 
-def abandon_newer(found: Found, directory: Path) -> list[str]:
-    """Move what was saved after `found` to ``abandoned-NNN/``, newest first; return what to say about it."""
-    newer = [file for file in list_checkpoints(directory) if file.saves > found.file.saves]
-    if not newer:
+def abandon(found: Found, directory: Path, *, newer: bool) -> list[str]:
+    """Move what must not be taken for part of the run to ``abandoned-NNN/``; return what to say about it.
+
+    These are the damaged files that were passed over and, if `newer`, whatever was saved after `found`. Nothing is
+    removed.
+    """
+    listing = list_checkpoints(directory)
+    later = [file.path.name for file in listing if newer and file.saves > found.file.saves]
+    ignored = (*found.passed_over, *listing.ignored)
+    damaged = list(dict.fromkeys(name for name, error in ignored if isinstance(error, DamagedCheckpointError)))
+    if not later and not damaged:
         return []
     taken = [name for name in os.listdir(directory) if name.startswith("abandoned-")]
     aside = directory / f"abandoned-{len(taken) + 1:03d}"
     aside.mkdir()
-    for file in newer:
-        os.rename(file.path, aside / file.path.name)
+    for name in (*damaged, *later):
+        os.rename(directory / name, aside / name)
     sync_directory(aside)
     sync_directory(directory)
-    return [f"{len(newer)} newer checkpoints were moved to {aside.name}/, none was removed"]
+    what = [f"{len(names)} {kind}" for kind, names in (("damaged", damaged), ("newer", later)) if names]
+    return [f"{' and '.join(what)} checkpoints were moved to {aside.name}/, none was removed"]
 
 
 def mend_names(
@@ -69,20 +78,19 @@ def mend_names(
     """
     home = found.file.path.parent.resolve() == directory.resolve()
     here = found.file.path if home else directory / LAST_NAME
-    bad = {name for name, _ in found.passed_over} if home else set()
-    sound = {file.path.name: file for file in list_checkpoints(directory) if file.path.name not in bad}
+    here_are = {file.path.name: file for file in list_checkpoints(directory)}
     notes, names = [], []
-    if LAST_NAME not in sound or sound[LAST_NAME].inode != here.stat().st_ino:
+    if LAST_NAME not in here_are or here_are[LAST_NAME].inode != here.stat().st_ino:
         names.append(LAST_NAME)
     numbered = numbered_name(found.file.epoch)
-    if home and _is_end(found.file) and settings.is_due(found.file.epoch) and numbered not in sound:
+    if home and _is_end(found.file) and settings.is_due(found.file.epoch) and numbered not in here_are:
         names.append(numbered)
     for name in names:
         link(here, directory / name)
 
-    in_place = sound.get(BEST_NAME)
+    in_place = here_are.get(BEST_NAME)
     if best.value is not None and not (in_place and _is_end(in_place, best.epoch)):
-        past = [file for file in sound.values() if file.saves <= found.file.saves or not home]
+        past = [file for file in here_are.values() if file.saves <= found.file.saves or not home]
         holder, best = _best_that_remains([found.file, *past, *_before(origin)], best, found)
         if holder is None:
             notes.append("no file with the best is left; the next finite value is the best")
@@ -95,7 +103,7 @@ def mend_names(
                 stamp = {**run, "parent": str(holder.path), "saves": 0}
                 save_checkpoint({**load_checkpoint(holder.path), "run": stamp}, directory / BEST_NAME)
             names.append(BEST_NAME)
-            notes.append(f"{BEST_NAME} is {holder.path.name} of epoch {holder.epoch}: {best}")
+            notes.append(f"{BEST_NAME} was put back, from {holder.path.name}: {best}")
     if names:
         sync_directory(directory)
     return best, notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,7 +143,13 @@ _REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),  # with attributes
 }
+# Names that torch reads as well: dtypes, storages, layouts, and rarer tensors, which stay stand-ins here.
+_HARMLESS = re.compile(
+    r"torch\.(\w*Storage|\w*Tensor|bool|(bfloat|bits|complex|float|q?u?int)\d\w*|per_\w+_affine\w*)"
+    r"|torch\.storage\.UntypedStorage|torch\.serialization\._get_layout|torch\.nn\.parameter\.Parameter"
+)
 _NUMPY_SCALAR: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
@@ -162,9 +169,10 @@ class _HeaderUnpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in _REBUILD:
             return _REBUILD[full]
-        if module == "torch" or full in ("torch.storage.UntypedStorage", "torch.serialization._get_layout"):
+        if _HARMLESS.fullmatch(full):
             return _Name(name)
-        self.foreign.add(full)
+        if not full.startswith("torch._utils._rebuild_"):
+            self.foreign.add(full)
         return _NUMPY_SCALAR.get(full) or type(name, (_Inert,), {})
 
     def persistent_load(self, pid: Any) -> str:

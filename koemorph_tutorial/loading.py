@@ -37,7 +37,8 @@ class ResumableLoader(Generic[T]):
     IterableDataset, which has no order to skip in, is read up to the batch. What draws from the global generators, as a
     sampler of yours or an IterableDataset may, gets others in their place while it draws.
 
-    Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only.
+    Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only, and in
+    persistent workers not at all.
 
     >>> loader = ResumableLoader(DataLoader(range(6), batch_size=2, shuffle=True))
     >>> batches = iter(loader)
@@ -190,8 +191,11 @@ def _chain(sampler: Any) -> list[Any]:
 
 def _own_generator(loader: DataLoader[Any], samplers: list[Any]) -> torch.Generator:
     drawing = [sampler for sampler in samplers if hasattr(sampler, "generator")]
-    generators = [sampler.generator for sampler in drawing if sampler.generator is not None] + [loader.generator]
-    generator: torch.Generator | None = generators[0]
+    own = [sampler.generator for sampler in drawing if sampler.generator is not None]
+    if len({id(each) for each in own}) > 1 or not all(isinstance(each, torch.Generator) for each in own):
+        found = ", ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in own)
+        raise TypeError(f"ResumableLoader: expected samplers that draw from one torch.Generator, found {found}")
+    generator: torch.Generator | None = own[0] if own else loader.generator
     if generator is None:
         generator = torch.Generator()
         generator.manual_seed(torch.initial_seed())  # moves no generator, follows torch.manual_seed

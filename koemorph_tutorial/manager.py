@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, Unpack
 
 from . import storage
 from .commit import Commits, Saved, new_line
-from .directory import abandon_newer, is_used, mend_names
+from .directory import abandon, is_used, mend_names
 from .loading import ResumableLoader
 from .records import (
     LAST_NAME,
@@ -88,6 +88,7 @@ class CheckpointManager:
         self._driven = False  # epochs() says which epoch it is
         self._ended = False  # save() was called for the epoch before the position
         self._unfinished = False  # save() was called here, and nothing has finished the run since
+        self._warned = False
         self._started = time.monotonic()
         self._trained_before = 0.0  # seconds, in the processes before this one
         self._error: Exception | None = None
@@ -107,8 +108,9 @@ class CheckpointManager:
         """Fill the objects from a checkpoint and go on from it.
 
         "auto": the newest sound file of the directory; if there is none, a fresh start. A file of this directory: go on
-        from there, newer checkpoints are moved to ``abandoned-NNN/``. A file or directory elsewhere: branch, which
-        begins by writing ``last_model.pth`` and the best so far into this directory, which must be unused.
+        from there. Newer and damaged checkpoints are moved to ``abandoned-NNN/``, never removed. A file or directory
+        elsewhere: branch, which begins by writing ``last_model.pth`` and the best so far into this directory, which
+        must be unused.
 
         Raises:
             CheckpointError: as `resume_training`; also inside an epoch without the `ResumableLoader` that was saved.
@@ -133,7 +135,7 @@ class CheckpointManager:
             best = self.best
         run = found.checkpoint.get("run") or {}
         if home:
-            notes += abandon_newer(found, self.directory) if source != "auto" else []
+            notes += abandon(found, self.directory, newer=source != "auto")
             saves = max([found.file.saves, *(file.saves for file in found.listing)])
             origin = run.get("parent")
             run = {**new_line(found.file.path.name, saves), **({"line": run["line"]} if run.get("line") else {})}
@@ -239,6 +241,7 @@ class CheckpointManager:
         if self._loader is not None and self._loader.batches > self._position.batch:
             self._count(self._loader.batches)  # a loop that does not call step
         self._metrics = plain_metrics(metrics)
+        self._warn_of_missing_monitor()
         ended = self._position.epoch if epoch is None else epoch
         step = self._position.global_step if global_step is None else global_step
         decision = decide(self.settings, epoch=ended, global_step=step, metrics=self._metrics, best=self.best)
@@ -316,6 +319,15 @@ class CheckpointManager:
             training_time=self._trained_before + time.monotonic() - self._started,
         )
         self._commits.commit(decision, checkpoint, self._position)
+
+    def _warn_of_missing_monitor(self) -> None:
+        if self._metrics and self.settings.monitor not in self._metrics and not self._warned:
+            self._warned = True  # once: the next epochs will hold the same metrics
+            logger.warning(
+                "monitor: expected one of the metrics %s, found %r: no epoch can be the best",
+                ", ".join(self._metrics),
+                self.settings.monitor,
+            )
 
     def _count(self, batch: int) -> None:
         self._position = Position(epoch=self._position.epoch, batch=batch, global_step=self._epoch_start + batch)

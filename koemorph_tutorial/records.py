@@ -36,6 +36,10 @@ class UnsupportedCheckpointError(CheckpointError, ValueError):
     """The file is whole, but this library cannot or must not read it."""
 
 
+class NewerFormatError(UnsupportedCheckpointError):
+    """A newer version of this library wrote the file."""
+
+
 class MismatchError(CheckpointError, ValueError):
     """The state in the file does not fit the objects it should fill."""
 

@@ -7,11 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .records import Best, CheckpointError, CheckpointFile, CheckpointNotFoundError, Position
+from .records import (
+    Best,
+    CheckpointError,
+    CheckpointFile,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    NewerFormatError,
+    Position,
+    UnsupportedCheckpointError,
+)
 from .state import Objects, Restored, restore
 from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
 
 logger = logging.getLogger(__name__)
+
+_UNUSABLE = (CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +31,7 @@ class Found:
 
     file: CheckpointFile
     checkpoint: dict[str, Any]
-    passed_over: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[tuple[str, CheckpointError], ...] = ()
     listing: Listing = Listing()
 
 
@@ -77,28 +88,35 @@ def find(source: PathLike) -> Found:
     """Load the checkpoint file `source`, or of a directory its newest sound one; damaged newer ones are passed over.
 
     Raises:
-        CheckpointError: as `resume_training`.
+        CheckpointError: as `resume_training`; also a file in the directory that a newer version of this library wrote.
     """
     source = Path(source)
     if not source.is_dir():
         return Found(file=describe(source), checkpoint=load_checkpoint(source))
     listing = list_checkpoints(source)
-    passed_over = [(name, why) for name, why in listing.ignored if name.endswith(".pth")]
-    damaged: dict[int, str] = {}  # by inode: one look at the bytes serves all their names
+    unusable: list[tuple[str, CheckpointError]] = []
+    for name, error in listing.ignored:
+        if isinstance(error, NewerFormatError):  # going on from an older file would write over what it saved
+            raise error
+        if isinstance(error, _UNUSABLE):
+            unusable.append((name, error))
+    seen: dict[int, CheckpointError] = {}  # by inode: one look at the bytes serves all their names
     for file in listing:
-        try:
-            if file.inode not in damaged:
-                return Found(
-                    file=file, checkpoint=load_checkpoint(file.path), passed_over=tuple(passed_over), listing=listing
-                )
-        except CheckpointError as error:
-            damaged[file.inode] = str(error)
-        passed_over.append((file.path.name, damaged[file.inode]))
-    if not passed_over:
+        if file.inode not in seen:
+            try:
+                checkpoint = load_checkpoint(file.path)
+            except CheckpointError as error:
+                unusable.append((file.path.name, error))
+                seen[file.inode] = type(error)(f"it has the same bytes as {file.path.name}")
+            else:
+                return Found(file=file, checkpoint=checkpoint, passed_over=tuple(unusable), listing=listing)
+        else:
+            unusable.append((file.path.name, seen[file.inode]))
+    if not unusable:
         raise CheckpointNotFoundError(f"{source}: expected checkpoints, found none; check the path")
     raise CheckpointNotFoundError(
-        f"{source}: expected a sound checkpoint, found {len(passed_over)} files and none that can be used "
-        f"({passed_over[0][1]}); move them away to start afresh"
+        f"{source}: expected a sound checkpoint, found {len(unusable)} files and none that can be used "
+        f"({unusable[0][1]}); move them away to start afresh"
     )
 
 
@@ -116,7 +134,7 @@ def bring_back(found: Found, objects: Objects, *, strict: bool = False) -> Resum
         file=found.file,
         position=found.file.position,
         best=_best_of(found.checkpoint),
-        passed_over=found.passed_over,
+        passed_over=tuple((name, str(error)) for name, error in found.passed_over),
         missing=restored.missing,
         unexpected=restored.unexpected,
         permuted=restored.permuted,

@@ -66,10 +66,15 @@ def plan_retention(
     gives monitor and mode (None: loss, min); `keep_last_n=None` keeps all. Pure: no byte is touched.
 
     Raises:
-        ValueError: `keep_last_n` below 2, which could leave one physical copy and no older one.
+        ValueError: `keep_last_n` below 2, which could leave one physical copy and no older one; `keep_best_n` below 0
+            or `keep_every_n` below 1.
     """
     if keep_last_n is not None and keep_last_n < 2:
         raise ValueError(f"keep_last_n: expected 2 or more, or None to keep all, found {keep_last_n}")
+    if keep_best_n < 0:
+        raise ValueError(f"keep_best_n: expected 0 or more, found {keep_best_n}")
+    if keep_every_n is not None and keep_every_n < 1:
+        raise ValueError(f"keep_every_n: expected 1 or more, or None, found {keep_every_n}")
     best = best or Best()
     reasons: dict[Path, list[str]] = {file.path: [] for file in files}
     numbered = sorted((f for f in files if f.kind == "numbered"), key=lambda f: (f.saves, f.epoch), reverse=True)
@@ -101,7 +106,8 @@ def plan_retention(
             PlannedFile(
                 file=file,
                 keep=bool(reasons[file.path]),
-                reasons=tuple(reasons[file.path]) or (f"older than the newest {keep_last_n}",),
+                reasons=tuple(reasons[file.path])
+                or (f"older than the newest {keep_last_n}" if file in finite else f"its {best.monitor} is not finite",),
             )
             for file in files
         )

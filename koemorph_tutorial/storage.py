@@ -29,6 +29,7 @@ from .records import (
     CheckpointFile,
     CheckpointNotFoundError,
     CheckpointWriteError,
+    NewerFormatError,
     Position,
     UnsupportedCheckpointError,
     kind_of,
@@ -46,7 +47,7 @@ _ORDER = {"last": 3, "numbered": 2, "best": 1, "other": 0}
 class Listing(tuple[CheckpointFile, ...]):
     """The checkpoints of a directory, newest first; `ignored` says of what else looked like one why it is not in it."""
 
-    ignored: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[tuple[str, CheckpointError], ...] = ()
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *, also: Sequence[str] = ()) -> CheckpointFile:
@@ -132,22 +133,25 @@ def list_checkpoints(directory: PathLike) -> Listing:
         raise CheckpointNotFoundError(
             f"{directory}: expected a directory of checkpoints, found: {error.strerror}; check the path"
         ) from None
-    files, ignored = [], []
+    files: list[CheckpointFile] = []
+    ignored: list[tuple[str, CheckpointError]] = []
     for name in names:
         if kind_of(name) != "other":
             try:
                 files.append(describe(directory / name))
-            except CheckpointNotFoundError:
-                if os.path.lexists(directory / name):  # a dangling link; a file removed meanwhile is no news
-                    ignored.append((name, "cannot be opened"))
             except CheckpointError as error:
-                ignored.append((name, str(error)))
+                if os.path.lexists(directory / name):  # a file removed meanwhile is no news
+                    ignored.append((name, error))
         elif name.startswith("checkpoint_epoch_"):
-            ignored.append((name, "not a name that this library writes"))
+            ignored.append((name, CheckpointError("not a name that this library writes")))
     files.sort(key=lambda file: (file.saves, _ORDER[file.kind]), reverse=True)
     line = next((file.line for kind in ("last", "numbered", "best") for file in files if file.kind == kind), None)
     ours = [file for file in files if file.line in (line, None)]
-    ignored += [(f.path.name, f"belongs to another line of runs ({f.line})") for f in files if f not in ours]
+    ignored += [
+        (file.path.name, CheckpointError(f"belongs to another line of runs ({file.line})"))
+        for file in files
+        if file not in ours
+    ]
     listing = Listing(ours)
     listing.ignored = tuple(ignored)
     return listing
@@ -184,7 +188,7 @@ def describe(path: PathLike) -> CheckpointFile:
 
 
 def prepare_directory(directory: PathLike) -> None:
-    """Make `directory` where absent and try that it can be written: better now than after the first epoch.
+    """Make `directory` where absent and ask whether it can be written: better now than after the first epoch.
 
     Raises:
         CheckpointWriteError: it cannot be made or written.
@@ -194,10 +198,8 @@ def prepare_directory(directory: PathLike) -> None:
         if not directory.is_dir():
             directory.mkdir(parents=True)
             sync_directory(directory.parent)
-        probe = _temporary(directory / "probe")
-        with open(probe, "xb"):
-            pass
-        os.unlink(probe)
+        if not os.access(directory, os.W_OK | os.X_OK):  # a read-only file system says no to root as well
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def link(source: Path, target: Path) -> None:
@@ -277,7 +279,7 @@ def _format_version(path: Path, content: Any) -> int:
         )
     version = content.get("format_version", 0)
     if type(version) is not int or not 0 <= version <= FORMAT_VERSION:
-        raise UnsupportedCheckpointError(
+        raise NewerFormatError(
             f"{path}: expected format_version {FORMAT_VERSION} or older, found {version!r}; it was written by a newer "
             "koemorph-tutorial: update this one"
         )

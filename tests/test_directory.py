@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from koemorph_tutorial import CheckpointSettings, save_checkpoint
-from koemorph_tutorial.directory import abandon_newer, is_used, mend_names
+from koemorph_tutorial.directory import abandon, is_used, mend_names
 from koemorph_tutorial.records import Best, CheckpointNotFoundError, numbered_name
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import list_checkpoints
@@ -27,6 +27,14 @@ def save(directory: Path, name: str, epoch: int, *also: str, loss: float = 0.5, 
         "metrics": {"loss": loss},
     }
     return save_checkpoint(content, directory / name, also=also).path
+
+
+def damage(path: Path, epoch: int) -> None:
+    """Change the weights in a file, as a disk that lies would."""
+    weights = torch.full((4,), float(epoch)).numpy().tobytes()
+    data = path.read_bytes()
+    assert weights in data
+    path.write_bytes(data.replace(weights, bytes(range(16))))
 
 
 def epochs(directory: Path) -> dict[str, int]:
@@ -61,15 +69,29 @@ def test_newer_files_are_moved_aside_each_time_into_a_new_place(tmp_path: Path) 
     """Nothing is removed; two roll-backs do not mix."""
     for epoch in range(4):
         save(tmp_path, numbered_name(epoch), epoch)
-    assert ["1 newer checkpoints were moved to abandoned-001/, none was removed"] == abandon_newer(
-        find(tmp_path / numbered_name(2)), tmp_path
+    assert ["1 newer checkpoints were moved to abandoned-001/, none was removed"] == abandon(
+        find(tmp_path / numbered_name(2)), tmp_path, newer=True
     )
-    assert ["2 newer checkpoints were moved to abandoned-002/, none was removed"] == abandon_newer(
-        find(tmp_path / numbered_name(0)), tmp_path
+    assert ["2 newer checkpoints were moved to abandoned-002/, none was removed"] == abandon(
+        find(tmp_path / numbered_name(0)), tmp_path, newer=True
     )
     assert {numbered_name(0): 0} == epochs(tmp_path)
     assert {numbered_name(1): 1, numbered_name(2): 2} == epochs(tmp_path / "abandoned-002")
-    assert [] == abandon_newer(find(tmp_path / numbered_name(0)), tmp_path)
+    assert [] == abandon(find(tmp_path / numbered_name(0)), tmp_path, newer=True)
+
+
+def test_damaged_files_are_moved_aside_and_others_are_not(tmp_path: Path) -> None:
+    """A torn header, damaged weights: both would be counted or taken for the run's own. What is foreign stays."""
+    for epoch in range(4):
+        save(tmp_path, numbered_name(epoch), epoch)
+    (tmp_path / numbered_name(3)).write_bytes(b"torn")
+    damage(tmp_path / numbered_name(2), 2)
+    (tmp_path / "checkpoint_epoch_abc.pth").write_text("not ours")
+    said = abandon(find(tmp_path), tmp_path, newer=False)
+    assert ["2 damaged checkpoints were moved to abandoned-001/, none was removed"] == said
+    assert {numbered_name(2), numbered_name(3)} == {path.name for path in (tmp_path / "abandoned-001").iterdir()}
+    assert (tmp_path / "checkpoint_epoch_abc.pth").exists()
+    assert {numbered_name(0): 0, numbered_name(1): 1} == epochs(tmp_path)
 
 
 def mend(directory: Path, source: Path, best: Best, origin: str | None = None) -> tuple[Best, list[str]]:
@@ -91,13 +113,10 @@ def test_a_best_that_is_gone_is_replaced_by_the_best_that_remains(tmp_path: Path
     save(tmp_path, numbered_name(0), 0, loss=0.4)
     save(tmp_path, numbered_name(1), 1, loss=0.3)
     save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=0.9)
-    weights = torch.full((4,), 1.0).numpy().tobytes()
-    data = (tmp_path / numbered_name(1)).read_bytes()
-    assert weights in data
-    (tmp_path / numbered_name(1)).write_bytes(data.replace(weights, bytes(16)))  # damaged: the second best is taken
+    damage(tmp_path / numbered_name(1), 1)  # so the second best is taken
     best, notes = mend(tmp_path, tmp_path, Best(value=0.1, epoch=2))
     assert Best(value=0.4, epoch=0) == best
-    assert ["best_model.pth is checkpoint_epoch_000.pth of epoch 0: best loss 0.4 at epoch 0"] == notes
+    assert ["best_model.pth was put back, from checkpoint_epoch_000.pth: best loss 0.4 at epoch 0"] == notes
     assert 0 == epochs(tmp_path)["best_model.pth"]
 
 

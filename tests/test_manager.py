@@ -151,6 +151,15 @@ def test_the_table_of_what_an_ended_epoch_writes(
     assert expected == found
 
 
+def test_a_monitor_that_no_metric_has_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A typo there would mean that no best is ever kept."""
+    with manage(tmp_path, make_objects(), monitor="val_loss") as checkpoints:
+        for _ in checkpoints.epochs(2):
+            checkpoints.save({"loss": 1.0, "mae": 2.0})
+    said = "monitor: expected one of the metrics loss, mae, found 'val_loss': no epoch can be the best"
+    assert [said] == [record.message for record in caplog.records]
+
+
 def test_the_names_of_one_save_share_their_bytes(tmp_path: Path) -> None:
     """One serialisation, one inode, three names."""
     run(tmp_path, 1)
@@ -436,13 +445,15 @@ def test_a_damaged_newest_file_is_passed_over(tmp_path: Path) -> None:
     assert "checkpoint_epoch_003.pth" == resumed.file.path.name
     passed = dict(resumed.passed_over)
     assert {"last_model.pth", "best_model.pth", "checkpoint_epoch_005.pth"} == set(passed)
-    assert all("is damaged: expected CRC32" in why for why in passed.values())
+    assert "is damaged: expected CRC32" in passed["last_model.pth"]
+    assert "it has the same bytes as last_model.pth" == passed["best_model.pth"] == passed["checkpoint_epoch_005.pth"]
+    assert "3 damaged checkpoints were moved to abandoned-001/, none was removed" in resumed.notes
     assert 3 == epochs_of(tmp_path)["last_model.pth"]
     assert 0 == epochs_of(tmp_path)["best_model.pth"]
     with pytest.raises(
         DamagedCheckpointError, match=r"checkpoint_epoch_005\.pth: record .* is damaged: expected CRC32"
     ):
-        manage(tmp_path, make_objects()).resume(tmp_path / "checkpoint_epoch_005.pth")
+        manage(tmp_path, make_objects()).resume(tmp_path / "abandoned-001/checkpoint_epoch_005.pth")
 
 
 def test_files_but_none_sound_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:

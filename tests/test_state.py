@@ -1,4 +1,4 @@
-"""Live objects <-> one dict: every key of the format, nothing that weights_only refuses, all or nothing on the way back."""
+"""Live objects <-> one dict: every key of the format, and all or nothing on the way back."""
 
 from __future__ import annotations
 

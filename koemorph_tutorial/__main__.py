@@ -1,0 +1,164 @@
+"""The command line: `koemorph`, or ``python -m koemorph_tutorial``. A command imports only the rooms that it uses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from .records import BEST_NAME, CheckpointError, StopTraining
+
+if TYPE_CHECKING:
+    from .resume import Resumed
+
+DONE, UNUSABLE, STOPPED, INTERRUPTED = 0, 2, 3, 130
+
+_DESCRIPTION = """\
+Train the KoeMorph example, stop it whenever you like, and bring it back.
+
+The example learns to move a face (52 ARKit blendshapes) from synthetic speech, in a few seconds. Every run has a folder
+of its own with its config and its checkpoints; the same library saves and resumes any PyTorch training loop.
+"""
+_EXIT_CODES = """\
+exit codes: 0 done; 2 a setting, a file or a folder cannot be used, and one line says why; 3 stopped after saving
+"""
+_TRAIN = """\
+Train, save when it is due, and say what was saved and why.
+
+Settings are given by their full names, for example training.epochs=30 or training.checkpoint.save_freq=2; the file
+config.yaml of a run lists them all. A resumed run goes on with the settings of its checkpoint, and those given here.
+"""
+_TRAIN_EXAMPLES = """\
+examples:
+  koemorph train                                      a new run in outputs/<date>/<time>
+  koemorph train training.epochs=30 seed=1            with other settings
+  koemorph train --resume auto                        go on with the youngest run under outputs/
+  koemorph train --resume auto --run-dir DIR          go on with the run in DIR
+  koemorph train --resume DIR/checkpoints/checkpoint_epoch_005.pth
+                                                      go back to an older file of a run; what is newer is moved aside
+  koemorph train --resume FILE --run-dir NEW          go on from FILE in a new folder; FILE's run stays as it is
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each names the function that runs it."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="koemorph", description=_DESCRIPTION, epilog=_EXIT_CODES, formatter_class=layout)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train", help="train the example, or go on", description=_TRAIN, epilog=_TRAIN_EXAMPLES, formatter_class=layout
+    )
+    train.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint file, a run's folder, or a run")
+    train.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: outputs/<date>/<time>)")
+    train.add_argument("settings", metavar="key=value", nargs="*", help="settings, by their full names")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint on the test voice",
+        description="Measure the loss and the mean absolute error of a checkpoint on a voice that no training heard.",
+    )
+    evaluate.add_argument("--checkpoint", metavar="PATH", type=Path, required=True, help="a checkpoint file")
+    evaluate.add_argument("--json", action="store_true", help="print JSON, for programs")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = make_parser().parse_args(arguments)
+    logging.getLogger(__package__).addHandler(logging.NullHandler())  # what the library logs is printed here anyway
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except CheckpointError as error:
+        return _unusable(str(error))
+    except StopTraining as stop:
+        print(stop)
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output has left: `koemorph train | head`
+        sys.stderr.close()
+        return DONE
+
+
+def _unusable(message: str) -> int:
+    print(f"koemorph: {' '.join(message.split())}", file=sys.stderr)
+    return UNUSABLE
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from .training.config import ConfigError, load_config
+    from .training.runs import changed_settings, find_run, new_run_dir, refuse_used
+    from .training.trainer import KoeMorphTrainer
+
+    run = None
+    try:
+        if options.resume is None:
+            run_dir: Path = options.run_dir or new_run_dir()
+            refuse_used(run_dir)
+            config = load_config(options.settings)
+        else:
+            run = find_run(options.resume, options.run_dir)
+            run_dir = run.run_dir
+            config = load_config(options.settings, base=run.config)
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        trainer = KoeMorphTrainer(config, run_dir)
+    except ConfigError as error:
+        return _unusable(str(error))
+
+    def say_resumed(resumed: Resumed) -> None:
+        changes = changed_settings(config, run.config) if run else []
+        print(*resumed.lines(), *changes, sep="\n", flush=True)
+
+    print(f"run {run_dir}: {trainer.describe()}", flush=True)
+    try:
+        result = trainer.train(
+            run.source if run else None,
+            on_epoch=lambda report: print(report, flush=True),
+            on_resumed=say_resumed,
+        )
+    except KeyboardInterrupt:
+        go_on = f"koemorph train --resume auto --run-dir {shlex.quote(str(run_dir))}"
+        print(f"\nkoemorph: interrupted; what was saved last goes on by: {go_on}", file=sys.stderr)
+        return INTERRUPTED
+    print(result)
+    if result.best.value is not None:
+        best = shlex.quote(str(run_dir / "checkpoints" / BEST_NAME))
+        print(f"measure it: koemorph evaluate --checkpoint {best}")
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .training.config import ConfigError
+    from .training.evaluation import evaluate_checkpoint
+
+    try:
+        evaluation = evaluate_checkpoint(options.checkpoint)
+    except ConfigError as error:
+        return _unusable(f"{options.checkpoint}: its config cannot be used: {error}")
+    if options.json:
+        print(evaluation.to_json())
+    else:
+        from rich.console import Console
+
+        Console().print(evaluation.to_table())
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

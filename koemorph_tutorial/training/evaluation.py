@@ -1,0 +1,90 @@
+"""A checkpoint measured on a voice that no training has heard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from koemorph_tutorial.records import MismatchError, UnsupportedCheckpointError
+from koemorph_tutorial.resume import find
+from koemorph_tutorial.state import restore
+from koemorph_tutorial.training.config import load_config
+from koemorph_tutorial.training.dataset import make_split
+from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
+from koemorph_tutorial.training.trainer import evaluate_model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How good a checkpoint is: `metrics` on the test split, `saved_metrics` as they stand in the file."""
+
+    checkpoint: str
+    epoch: int
+    global_step: int
+    speakers: tuple[str, ...]
+    windows: int
+    metrics: Mapping[str, float]
+    saved_metrics: Mapping[str, float]
+
+    def to_json(self) -> str:
+        """Return one JSON object; a value that is not finite is null there."""
+        plain = asdict(self)
+        for name in ("metrics", "saved_metrics"):
+            plain[name] = {key: value if math.isfinite(value) else None for key, value in plain[name].items()}
+        return json.dumps(plain, indent=2)
+
+    def to_table(self) -> Table:
+        """Return the same as a table."""
+        from rich.table import Table
+
+        table = Table(title=f"epoch {self.epoch}, global step {self.global_step}", title_justify="left")
+        table.add_column("measured on")
+        for name in ("windows", "loss (MSE)", "MAE"):
+            table.add_column(name, justify="right")
+        rows = (
+            (f"test: {', '.join(self.speakers)}", str(self.windows), self.metrics),
+            ("validation, when it was saved", "", self.saved_metrics),
+        )
+        for label, windows, metrics in rows:
+            values = (f"{metrics[name]:.5f}" if name in metrics else "-" for name in ("loss", "mae"))
+            table.add_row(label, windows, *values)
+        return table
+
+
+def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
+    """Measure a checkpoint on the test split of its own config.
+
+    Raises:
+        CheckpointError: no sound checkpoint, or not one of this model. ConfigError: its config cannot be used.
+    """
+    found = find(Path(path))
+    stored = found.checkpoint.get("config")
+    if not isinstance(stored, Mapping) or not stored:
+        raise UnsupportedCheckpointError(
+            f"{path}: expected a config to build the model from, found none; build the model yourself and load it with "
+            "resume_training"
+        )
+    config = load_config([], base=stored)
+    model = SimplifiedKoeMorphModel(config.model)
+    try:
+        restore(found.checkpoint, {"model": model})
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
+    windows = make_split(config.data, "test")
+    return Evaluation(
+        checkpoint=str(found.file.path),
+        epoch=found.file.epoch,
+        global_step=found.file.position.global_step,
+        speakers=config.data.test_speakers,
+        windows=len(windows),
+        metrics=evaluate_model(model, windows),
+        saved_metrics=found.file.metrics,
+    )

@@ -1,0 +1,378 @@
+"""The command line, as a stranger meets it: real processes for what is killed, one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from koemorph_tutorial import list_checkpoints, load_checkpoint
+from koemorph_tutorial.__main__ import main
+from koemorph_tutorial.training.config import load_config, to_plain
+from koemorph_tutorial.training.trainer import KoeMorphTrainer
+from tests.comparing import difference
+
+SMALL = ["data.train_windows=32", "data.validation_windows=8", "data.test_windows=8", "data.seconds=2.0"]
+EPOCHS = 9
+SETTINGS = [*SMALL, f"training.epochs={EPOCHS}", "training.patience=null", "training.checkpoint.save_freq=3"]
+
+
+def koemorph(folder: Path, *arguments: str, kill_after: int | None = None) -> list[str]:
+    """Run the command in a process of its own; with `kill_after`, kill -9 it once it has said so many epochs."""
+    command = [sys.executable, "-m", "koemorph_tutorial", *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if (
+                kill_after is not None
+                and sum("epoch" in said and " train_loss " in said for said in lines) == kill_after
+            ):
+                process.send_signal(signal.SIGKILL)
+                kill_after = None
+    assert process.returncode in (0, -signal.SIGKILL), "\n".join(lines)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a run that is never stopped; return its folder."""
+    folder = tmp_path_factory.mktemp("straight")
+    koemorph(folder, "train", "--run-dir", "run", *SETTINGS)
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command is run is part of a checkpoint: the commit that is checked out there."""
+    monkeypatch.chdir(tmp_path)
+
+
+def assert_same_files(run: Path, other: Path) -> None:
+    """Compare every checkpoint of two runs bitwise."""
+    names = [sorted(file.path.name for file in list_checkpoints(folder / "checkpoints")) for folder in (run, other)]
+    assert names[0] == names[1]
+    for file in list_checkpoints(run / "checkpoints"):
+        found = difference(load_checkpoint(file.path), load_checkpoint(other / "checkpoints" / file.path.name))
+        assert "" == found, f"{file.path.name}: {found}"
+
+
+def test_killed_five_times_the_run_ends_with_the_same_bits(straight: Path, tmp_path: Path) -> None:
+    """kill -9 after different epochs, --resume auto each time; then to the end."""
+    koemorph(tmp_path, "train", "--run-dir", "run", *SETTINGS, kill_after=2)
+    for kill_after in (1, 2, 1, 3):
+        lines = koemorph(tmp_path, "train", "--resume", "auto", "--run-dir", "run", kill_after=kill_after)
+        assert any(line.startswith("resumed from last_model.pth: goes on at epoch ") for line in lines)
+    koemorph(tmp_path, "train", "--resume", "auto", "--run-dir", "run")
+    assert_same_files(straight, tmp_path / "run")
+
+
+def test_a_branch_from_a_numbered_file_ends_with_the_same_bits(straight: Path, tmp_path: Path) -> None:
+    """--resume PATH --run-dir NEW: the parent is untouched, the branch has the parent's best from its first moment."""
+    parent = {path.name: path.stat().st_mtime_ns for path in (straight / "checkpoints").iterdir()}
+    source = straight / "checkpoints/checkpoint_epoch_003.pth"
+    koemorph(tmp_path, "train", "--resume", str(source), "--run-dir", "new")
+    assert parent == {path.name: path.stat().st_mtime_ns for path in (straight / "checkpoints").iterdir()}
+    for name in ("last_model.pth", "checkpoint_epoch_006.pth", f"checkpoint_epoch_{EPOCHS - 1:03d}.pth"):
+        there, here = (load_checkpoint(run / "checkpoints" / name) for run in (straight, tmp_path / "new"))
+        assert "" == difference(there, here), name
+    assert there["best"]["epoch"] == load_checkpoint(tmp_path / "new/checkpoints/best_model.pth")["epoch"]
+
+
+def test_a_branch_has_its_best_even_if_nothing_better_comes(straight: Path, tmp_path: Path) -> None:
+    """Branching from the last file leaves nothing to train: the best is there all the same."""
+    source = straight / "checkpoints/last_model.pth"
+    lines = koemorph(tmp_path, "train", "--resume", str(source), "--run-dir", "new")
+    assert any("had finished already" in line for line in lines)
+    best = load_checkpoint(straight / "checkpoints/best_model.pth")
+    assert "" == difference(best, load_checkpoint(tmp_path / "new/checkpoints/best_model.pth"))
+
+
+def test_a_run_has_its_folder_its_config_and_three_names_of_one_file(straight: Path) -> None:
+    """The layout, and the inodes of one save."""
+    assert {"config.yaml", "checkpoints"} == {path.name for path in straight.iterdir()}
+    names = {path.name for path in (straight / "checkpoints").iterdir()}
+    numbered = {f"checkpoint_epoch_{epoch:03d}.pth" for epoch in (0, 3, 6, 8)}
+    assert {"best_model.pth", "last_model.pth", *numbered} == names
+    last, final = (straight / "checkpoints" / name for name in ("last_model.pth", "checkpoint_epoch_008.pth"))
+    assert last.samefile(final)
+    assert load_config([], base=to_plain(load_config(SETTINGS))) == load_config(
+        [], base=load_checkpoint(last)["config"]
+    )
+
+
+def test_every_file_opens_with_torch_alone_and_is_complete(straight: Path) -> None:
+    """No import of ours, weights_only, every key of format version 1."""
+    keys = {"format_version", "run", "epoch", "global_step", "position", "optimizer_parameters", "metrics", "best"}
+    keys |= {"rng_state", "config", "metadata", "model_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+    keys |= {"loader_state_dict", "early_stopping_state_dict", "train_loss_state_dict"}
+    script = (
+        "import sys, torch\n"
+        "for path in sys.argv[1:]:\n"
+        f"    missing = {keys!r} - set(torch.load(path, weights_only=True))\n"
+        "    assert not missing, missing\n"
+        "assert 'koemorph_tutorial' not in sys.modules and 'omegaconf' not in sys.modules\n"
+    )
+    paths = [str(file.path) for file in list_checkpoints(straight / "checkpoints")]
+    subprocess.run([sys.executable, "-c", script, *paths], check=True)
+
+
+@pytest.mark.parametrize("way", [["--resume", "auto", "--run-dir", "run"], ["--resume", "run"]])
+def test_a_finished_run_says_so_and_changes_nothing(
+    straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: list[str]
+) -> None:
+    """Exit 0, one sentence, not a byte written."""
+    monkeypatch.chdir(straight.parent)
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert 0 == main(["train", *way])
+    assert "this run had finished already (all epochs are done); nothing was changed" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+
+
+def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What differs from the file is said, with who wins."""
+    shutil.copytree(straight, tmp_path / "run")
+    assert 0 == main(["train", "--resume", str(tmp_path / "run"), "training.epochs=10", "training.lr=0.1"])
+    out = capsys.readouterr().out
+    assert "training.epochs: 9 in the file, 10 asked for; 10 is used" in out
+    assert "training.lr: 0.005 in the file, 0.1 asked for; the file's is used, with the optimizer's state" in out
+    assert 9 == load_checkpoint(tmp_path / "run/checkpoints/last_model.pth")["epoch"]
+
+
+def test_going_back_to_an_older_file_of_the_same_run(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--resume PATH: newer files are moved aside and said; the end is the same, bit for bit."""
+    shutil.copytree(straight, tmp_path / "run")
+    assert 0 == main(["train", "--resume", str(tmp_path / "run/checkpoints/checkpoint_epoch_006.pth")])
+    assert re.search(r"\d newer checkpoints were moved to abandoned-001/, none was removed", capsys.readouterr().out)
+    name = f"checkpoint_epoch_{EPOCHS - 1:03d}.pth"
+    there, here = (load_checkpoint(run / "checkpoints" / name) for run in (straight, tmp_path / "run"))
+    assert "" == difference(there, here)
+
+
+def test_evaluate_prints_a_table_and_json(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers for people and for programs, from the voice that no training heard."""
+    best = straight / "checkpoints/best_model.pth"
+    assert 0 == main(["evaluate", "--checkpoint", str(best)])
+    table = capsys.readouterr().out
+    assert 0 == main(["evaluate", "--checkpoint", str(best), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"checkpoint", "epoch", "global_step", "speakers", "windows", "metrics", "saved_metrics"} == set(found)
+    assert {"loss", "mae"} == set(found["metrics"])
+    assert f"{found['metrics']['loss']:.5f}" in table
+    assert f"{found['metrics']['mae']:.5f}" in table
+    assert load_checkpoint(best)["metrics"] == found["saved_metrics"]
+    assert max(len(line) for line in table.splitlines()) <= 80
+
+
+def recipe_file(path: Path, epoch: int = 4) -> Path:
+    """Save as the original recipe does: torch.save of six keys (and the scheduler), no format_version."""
+    config = load_config(SETTINGS)
+    trainer = KoeMorphTrainer(config, path.parent)
+    checkpoint: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": 4 * (epoch + 1),
+        "model_state_dict": trainer.model.state_dict(),
+        "optimizer_state_dict": trainer.optimizer.state_dict(),
+        "metrics": {"loss": 0.5},
+        "config": to_plain(config),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, path)
+    return path
+
+
+def test_the_recipes_own_file_resumes_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on after the saved epoch, and says what it could not restore."""
+    path = recipe_file(tmp_path / "run/checkpoints/last_model.pth")
+    assert 0 == main(["evaluate", "--checkpoint", str(path), "--json"])
+    assert 4 == json.loads(capsys.readouterr().out)["epoch"]
+    assert 0 == main(["train", "--resume", str(path)])
+    out = capsys.readouterr().out
+    assert "resumed from last_model.pth: goes on at epoch 5, batch 0 (global step 20); no best loss yet" in out
+    for name in ("scheduler", "early_stopping", "loader"):
+        assert f"{name}: not in the file, left as it is" in out
+    assert "not bitwise from here: the file holds no random states" in out
+    assert "written in the recipe's format (version 0)" in out
+    assert EPOCHS - 1 == load_checkpoint(path)["epoch"]
+
+
+# -- bad input: exit 2, one line, nothing written ---------------------------------------------------------------------
+
+
+def bad_file(folder: Path, kind: str, sound: Path) -> Path:
+    """Make a file that is no sound checkpoint of this model."""
+    path = folder / "checkpoints/last_model.pth"
+    path.parent.mkdir(parents=True)
+    data = sound.read_bytes()
+    if kind == "missing":
+        return path
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "another model":
+        content = load_checkpoint(sound)
+        weights = content["model_state_dict"]
+        content["model_state_dict"] = {f"encoder.{name}": value for name, value in weights.items()}
+        torch.save(content, path)
+    elif kind == "format_version: 99":
+        torch.save({**load_checkpoint(sound), "format_version": 99}, path)
+    else:
+        flipped = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 8]) + data[len(data) // 2 + 1 :]
+        contents = {"empty": b"", "text": b"epoch: 3\n", "truncated": data[:-1000], "flipped bit": flipped}
+        path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "expected a checkpoint file (.pth), found nothing of that name; check the path"),
+        ("directory", "expected checkpoints, found none; check the path"),
+        ("empty", "expected a checkpoint file (.pth), found an empty file; use an older checkpoint of the run"),
+        ("text", "expected a zip archive as torch.save writes it, found a file that begins with b'epoch: 3'"),
+        ("truncated", "the file is cut short; use an older checkpoint of the run"),
+        ("flipped bit", "is damaged: expected CRC32 "),
+        ("another model", "this is the checkpoint of another model: build the model that it was saved from"),
+        ("format_version: 99", "expected format_version 1 or older, found 99; it was written by a newer"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_file_that_cannot_be_used_gets_one_line(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, kind: str, words: str
+) -> None:
+    """Which file, what was expected, what was found, what to do; and nothing is written beside it."""
+    path = bad_file(tmp_path / "run", kind, straight / "checkpoints/last_model.pth")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["train", "--resume"] if command == "train" else ["evaluate", "--checkpoint"]
+    assert 2 == main([*arguments, str(path)])
+    error = capsys.readouterr().err
+    assert 1 == error.count("\n"), error
+    assert error.startswith("koemorph: ")
+    assert str(path) in error
+    assert words in error
+    assert before == sorted(tmp_path.rglob("*"))
+
+
+def test_resume_by_directory_passes_a_flipped_bit_over_and_says_so(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest save has three names and one copy of its bytes: the older generation goes on."""
+    shutil.copytree(straight, tmp_path / "run", copy_function=os.link)
+    newest = tmp_path / "run/checkpoints/last_model.pth"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 8
+    copies = [path for path in newest.parent.iterdir() if path.samefile(newest)]
+    for path in copies:
+        path.unlink()
+        path.write_bytes(data)
+    assert 0 == main(["train", "--resume", "auto", "--run-dir", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert "resumed from checkpoint_epoch_006.pth: goes on at epoch 7" in out or "resumed from best_model.pth" in out
+    assert "passed over last_model.pth: " in out
+    assert_same_files(straight, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.lr=nan", "training.lr: expected "),
+        ("training.lr=-1", "training.lr: expected a number above 0"),
+        ("lr=nan", "did you mean training.lr"),
+        ("training.epoch=3", "did you mean training.epochs"),
+        ("training.epochs=many", "training.epochs: expected a whole number"),
+        ("training.checkpoint.save_freq=0", "training.checkpoint.save_freq: expected a whole number of epochs from 1"),
+        ("training.checkpoint.keep_last_n=1", "training.checkpoint.keep_last_n: expected 2 or more"),
+        ("training.checkpoint.save_best_only=2", "training.checkpoint.save_best_only: expected true or false, found 2"),
+        ("training.checkpoint.monitor=no", "training.checkpoint.monitor: expected text, found no"),
+        ("training.lr", "expected key=value"),
+        ("training.lr=${oc.env:HOME}", "training.lr: expected a "),
+    ],
+)
+def test_a_setting_that_cannot_be_used_gets_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str, words: str
+) -> None:
+    """The full name, what was expected, what was found; no folder is made."""
+    monkeypatch.chdir(tmp_path)
+    assert 2 == main(["train", setting])
+    error = capsys.readouterr().err
+    assert 1 == error.count("\n"), error
+    assert words in error
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_used_folder_without_resume_is_refused_before_anything_is_written(
+    straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """config.yaml included."""
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert 2 == main(["train", "--run-dir", str(straight), "training.epochs=20"])
+    error = capsys.readouterr().err
+    assert f"go on with it by --resume auto --run-dir {straight}, or name a new folder" in error
+    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+
+
+def test_a_branch_into_a_used_folder_is_refused(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs do not share a folder; its config.yaml stays."""
+    shutil.copytree(straight, tmp_path / "other")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert 2 == main(["train", "--resume", str(straight), "--run-dir", str(tmp_path / "other")])
+    assert "expected an unused directory to branch from" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path below a regular file: also root cannot write there."""
+    (tmp_path / "file").write_text("x")
+    assert 2 == main(["train", "--run-dir", str(tmp_path / "file/run"), *SMALL])
+    error = capsys.readouterr().err
+    assert 1 == error.count("\n"), error
+    assert "Not a directory" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["evaluate"], ["train", "--resume"], ["evaluate", "--checkpoint"]])
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """And where help is to be had."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert 2 == left.value.code
+    error = capsys.readouterr().err
+    assert 1 == error.count("\n"), error
+    assert "--help" in error
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stranger learns what there is, in 100 columns."""
+    for arguments, words in [
+        (["--help"], ["train", "evaluate", "exit codes: 0 done; 2 "]),
+        (["train", "--help"], ["--resume", "--run-dir", "key=value", "koemorph train --resume auto"]),
+        (["evaluate", "--help"], ["--checkpoint", "--json"]),
+    ]:
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out
+        assert max(map(len, out.splitlines())) <= 120
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """`koemorph train | head -1` ends without a traceback."""
+    command = f"{sys.executable} -m koemorph_tutorial train --run-dir run {' '.join(SMALL)} training.epochs=2 | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
