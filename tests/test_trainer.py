@@ -321,6 +321,6 @@ def test_reports_and_results_read_as_sentences(tmp_path: Path, capsys: pytest.Ca
     (report,) = reports
     stored: dict[str, Any] = load_checkpoint(tmp_path / "checkpoints/last_model.pth")["metrics"]
     assert stored == report.metrics
-    assert str(report).startswith("epoch 0 of 1: loss 0.")
+    assert str(report).startswith("[1/1] epoch 0: loss 0.")
     assert "best_model.pth, checkpoint_epoch_000.pth, last_model.pth: a new best loss" in str(report)
     assert str(result).startswith("trained 1 epoch in ")
