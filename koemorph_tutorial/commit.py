@@ -7,17 +7,17 @@ is as if it had never been asked for.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import storage
+from .durable import link, sync_directory
 from .records import LAST_NAME, Best, CheckpointSettings, Position
 from .retention import Plan, carry_out, plan_retention
 from .save_policy import Decision
+from .storage import list_checkpoints, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,6 @@ class Saved:
 
     def __str__(self) -> str:
         return f"wrote {', '.join(file.name for file in self.files)} in {self.seconds:.3f} s; {self.plan}"
-
-
-def new_line(parent: str | None = None, saves: int = 0) -> dict[str, Any]:
-    """Return the record of a new line of runs: a name that nobody else has, what it went on from, its saves so far."""
-    # Not from random: that would move the run's own numbers.
-    return {"line": secrets.token_hex(8), "parent": parent, "saves": saves}
 
 
 class Commits:
@@ -76,11 +70,11 @@ class Commits:
         """Write `checkpoint` under the names of `decision`, then remove what need not be kept.
 
         Raises:
-            CheckpointError: as ``storage.save_checkpoint``; then nothing has advanced.
+            CheckpointError: as `save_checkpoint`; then nothing has advanced.
         """
         started = time.monotonic()
         first, *others = decision.names
-        storage.save_checkpoint(checkpoint, self.directory / first, also=others)
+        save_checkpoint(checkpoint, self.directory / first, also=others)
         self.run, self.best, self.position = dict(checkpoint["run"]), decision.best, position
         self._saved_at = time.monotonic()
         saved = Saved(
@@ -95,14 +89,14 @@ class Commits:
 
     def name_newest(self, name: str) -> None:
         """Give the bytes of ``last_model.pth`` one more name."""
-        storage.link(self.directory / LAST_NAME, self.directory / name)
-        storage.sync_directory(self.directory)
+        link(self.directory / LAST_NAME, self.directory / name)
+        sync_directory(self.directory)
         logger.info("named the newest save %s; %s", name, self.retain())
 
     def retain(self) -> Plan:
         """Remove the numbered files that need not be kept; the newest is durable before this is called."""
         plan = plan_retention(
-            storage.list_checkpoints(self.directory),
+            list_checkpoints(self.directory),
             keep_last_n=self.settings.keep_last_n,
             keep_best_n=self.settings.keep_best_n,
             milestones=self.settings.milestones,

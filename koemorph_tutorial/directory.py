@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .durable import link, sync_directory
 from .records import (
     BEST_NAME,
     LAST_NAME,
@@ -20,7 +22,7 @@ from .records import (
     numbered_name,
 )
 from .resume import Found
-from .storage import PathLike, describe, link, list_checkpoints, load_checkpoint, save_checkpoint, sync_directory
+from .storage import PathLike, describe, list_checkpoints, load_checkpoint, save_checkpoint
 
 
 def is_used(directory: PathLike) -> bool:
@@ -37,6 +39,41 @@ def is_used(directory: PathLike) -> bool:
         raise CheckpointNotFoundError(
             f"{directory}: expected a directory for checkpoints, found: {error.strerror}; name another one"
         ) from None
+
+
+def new_line(parent: str | None = None, saves: int = 0) -> dict[str, Any]:
+    """Return the record of a new line of runs: a name that nobody else has, what it went on from, its saves so far."""
+    # Not from random: that would move the run's own numbers.
+    return {"line": secrets.token_hex(8), "parent": parent, "saves": saves}
+
+
+def is_home(found: Found, directory: Path) -> bool:
+    """Say whether a found file lies in `directory` itself."""
+    return found.file.path.parent.resolve() == directory.resolve()
+
+
+def go_on(
+    found: Found, directory: Path, best: Best, settings: CheckpointSettings, *, back: bool
+) -> tuple[dict[str, Any], Best, list[str]]:
+    """Make `directory` the one in which the run of `found` goes on, from just there.
+
+    At home, what is damaged and, going `back`, what is newer is moved aside. Elsewhere a new line branches off, which
+    begins with a ``last_model.pth`` of its own. Return the run's record, the best whose bytes are in place, what to
+    say.
+    """
+    before = found.checkpoint.get("run") or {}
+    if is_home(found, directory):
+        notes = abandon(found, directory, newer=back)
+        saves = max([found.file.saves, *(file.saves for file in found.listing)])
+        run = new_line(found.file.path.name, saves)
+        run["line"] = before.get("line") or run["line"]
+        origin = before.get("parent")
+    else:
+        notes, origin = [], os.path.abspath(found.file.path)
+        run = new_line(origin, saves=1)
+        save_checkpoint({**found.checkpoint, "run": run}, directory / LAST_NAME)
+    best, mended = mend_names(directory, found, best, run, settings, origin)
+    return run, best, notes + mended
 
 
 def abandon(found: Found, directory: Path, *, newer: bool) -> list[str]:
@@ -76,7 +113,7 @@ def mend_names(
     along that it went on from, whose file was `origin`. Where the bytes of the best are gone (rolled back, damaged),
     the best sound file that remains takes its place.
     """
-    home = found.file.path.parent.resolve() == directory.resolve()
+    home = is_home(found, directory)
     here = found.file.path if home else directory / LAST_NAME
     here_are = {file.path.name: file for file in list_checkpoints(directory)}
     notes, names = [], []
@@ -97,7 +134,7 @@ def mend_names(
         else:
             if holder is found.file:
                 link(here, directory / BEST_NAME)
-            elif holder.path.parent.resolve() == directory.resolve():
+            elif holder.path.parent.samefile(directory):
                 link(holder.path, directory / BEST_NAME)
             else:  # stamped as older than anything of this line
                 stamp = {**run, "parent": str(holder.path), "saves": 0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import fields, replace
@@ -11,12 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from . import storage
-from .commit import Commits, Saved, new_line
-from .directory import abandon, is_used, mend_names
+from .commit import Commits, Saved
+from .directory import go_on, is_home, is_used, new_line
+from .durable import prepare_directory
 from .loading import ResumableLoader
 from .records import (
-    LAST_NAME,
     Best,
     CheckpointSettings,
     MismatchError,
@@ -29,7 +27,7 @@ from .records import (
 from .resume import Found, Resumed, bring_back, find
 from .save_policy import Decision, decide
 from .state import Objects, build, check_objects
-from .storage import PathLike
+from .storage import PathLike, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -122,28 +120,18 @@ class CheckpointManager:
             self._begin_run()
             return Resumed(best=self.best)
         found = find(self.directory if source == "auto" else source)
-        home = found.file.path.parent.resolve() == self.directory.resolve()
-        if not home and is_used(self.directory):
+        if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
-        storage.prepare_directory(self.directory)
+        prepare_directory(self.directory)
         resumed = bring_back(found, self._objects, strict=strict)
-        notes = list(resumed.notes)
-        best = resumed.best
+        best, notes = resumed.best, list(resumed.notes)
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
             notes.append(f"the file's {best} does not count: {self.settings.monitor} is watched now")
             best = self.best
-        run = found.checkpoint.get("run") or {}
-        if home:
-            notes += abandon(found, self.directory, newer=source != "auto")
-            saves = max([found.file.saves, *(file.saves for file in found.listing)])
-            origin = run.get("parent")
-            run = {**new_line(found.file.path.name, saves), **({"line": run["line"]} if run.get("line") else {})}
-        else:
-            origin = os.path.abspath(found.file.path)
-            run = new_line(origin, saves=1)
-            storage.save_checkpoint({**found.checkpoint, "run": run}, self.directory / LAST_NAME)
-        best, mended = mend_names(self.directory, found, best, run, self.settings, origin)
+        run, best, done = go_on(found, self.directory, best, self.settings, back=source != "auto")
+        for note in done:
+            logger.warning(note)
         self._commits.begin(run, best, resumed.position)
         self._position = resumed.position
         self._metrics = dict(found.file.metrics)
@@ -151,9 +139,7 @@ class CheckpointManager:
         self._epoch_start = self._position.global_step - self._position.batch
         self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
         self._started = time.monotonic()
-        for note in mended:
-            logger.warning(note)
-        return replace(resumed, best=best, notes=(*notes, *mended))
+        return replace(resumed, best=best, notes=(*notes, *done))
 
     def epochs(self, total: int, *, resume: bool = True) -> Generator[int, None, None]:
         """Yield the numbers of the epochs from where the run is to `total` - 1.
@@ -297,7 +283,7 @@ class CheckpointManager:
             global_step=self._position.global_step,
             metrics=self._metrics,
             best=self.best,
-            files=storage.list_checkpoints(self.directory),
+            files=list_checkpoints(self.directory),
             ending=True,
         )
         if decision.names and self._commits.position == self._position:  # the bytes are there and lack only the name
@@ -337,7 +323,7 @@ class CheckpointManager:
             return
         if is_used(self.directory):
             raise self._used("for a fresh start")
-        storage.prepare_directory(self.directory)
+        prepare_directory(self.directory)
         self._commits.begin(new_line())
 
     def _used(self, what_for: str) -> UsedDirectoryError:

@@ -1,34 +1,28 @@
-"""One checkpoint <-> names on a disk: durable, verified, and never less than there was before.
+"""One checkpoint <-> names on a disk: verified, and never less than there was before.
 
-Order of a save: temporary file beside the target, one serialisation, fsync with the verification beside it, rename;
-every further name is a hard link to the same bytes, put in place by a rename as well; fsync of the directory. A kill or
-a full disk at any moment leaves the names as they were or as they will be.
+A save is one serialisation into one file, verified before it gets its name; every further name is a hard link to the
+same bytes. A load checks every byte before anything is built of it. A listing reads headers alone.
 
-What this does not promise: verification reads what the kernel holds, not the platter, and a disk may lie about fsync.
-Names of one save are links to ONE copy of the bytes: what overwrites one of them in place changes all.
+What this does not promise: verification reads what the kernel holds, not the platter. Names of one save are links to
+ONE copy of the bytes: what overwrites one of them in place changes all.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import archive
+from .durable import link, refusals_named, sync_directory, write_file
 from .header import read_header
 from .records import (
     FORMAT_VERSION,
     CheckpointError,
     CheckpointFile,
     CheckpointNotFoundError,
-    CheckpointWriteError,
     NewerFormatError,
     Position,
     UnsupportedCheckpointError,
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _ORDER = {"last": 3, "numbered": 2, "best": 1, "other": 0}
 
 
@@ -69,15 +62,8 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *, also: Sequ
 
     path = Path(path)
     check_plain(checkpoint)
-    temporary = _temporary(path)
-    with _refusals_named(path):
-        try:
-            _write(checkpoint, temporary)
-            os.replace(temporary, path)
-        except BaseException:  # Ctrl-C leaves no litter either
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+    with refusals_named(path):
+        write_file(path, lambda file: _serialise(checkpoint, file), check=lambda file: archive.verify(file, path))
         for name in also:
             link(path, path.parent / name)
         sync_directory(path.parent)
@@ -187,89 +173,13 @@ def describe(path: PathLike) -> CheckpointFile:
     )
 
 
-def prepare_directory(directory: PathLike) -> None:
-    """Make `directory` where absent and ask whether it can be written: better now than after the first epoch.
-
-    Raises:
-        CheckpointWriteError: it cannot be made or written.
-    """
-    directory = Path(directory)
-    with _refusals_named(directory):
-        if not directory.is_dir():
-            directory.mkdir(parents=True)
-            sync_directory(directory.parent)
-        if not os.access(directory, os.W_OK | os.X_OK):  # a read-only file system says no to root as well
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def link(source: Path, target: Path) -> None:
-    """Give `source` the further name `target` in one step, by hard link, or as a copy where there are no links."""
-    temporary = _temporary(target)
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            with open(source, "rb") as old, open(temporary, "xb") as new:
-                shutil.copyfileobj(old, new, 1 << 20)
-                new.flush()
-                os.fsync(new.fileno())
-        os.replace(temporary, target)
-    finally:
-        # Where target is the same file already, the rename does nothing and leaves the temporary name.
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable; some file systems know no such thing (EINVAL), which is no error."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _write(checkpoint: Mapping[str, Any], temporary: Path) -> None:
+def _serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
     import torch
     from torch.utils.serialization import config
 
-    # Through a file object of Python's: torch's own writer hides the errno of a full disk.
-    with open(temporary, "xb+") as file:
-        with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]  # added when it is imported
-            torch.save(checkpoint, file)
-        file.flush()
-        with ThreadPoolExecutor(1) as beside:
-            synced = beside.submit(os.fsync, file.fileno())
-            archive.verify(file, temporary)
-            synced.result()
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-@contextmanager
-def _refusals_named(path: Path) -> Iterator[None]:
-    """Turn what the disk says, however deep in the chain, into one line that names `path`."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        words = cause.strerror or str(cause)
-        refusal = CheckpointWriteError(f"{path}: could not be written: {words}; nothing that was there before is lost")
-        refusal.errno = cause.errno
-        raise refusal from error
+    # Into a file object of Python's: torch's own writer hides the errno of a full disk.
+    with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]  # added when it is imported
+        torch.save(checkpoint, file)
 
 
 def _format_version(path: Path, content: Any) -> int:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from koemorph_tutorial import CheckpointSettings, Position
-from koemorph_tutorial.commit import Commits, Saved, new_line
+from koemorph_tutorial.commit import Commits, Saved
+from koemorph_tutorial.directory import new_line
 from koemorph_tutorial.records import Best, CheckpointWriteError, numbered_name
 from koemorph_tutorial.save_policy import Decision
 
@@ -28,15 +29,6 @@ def commit(commits: Commits, epoch: int, *names: str, best: Best | None = None) 
         "metrics": {"loss": 1.0},
     }
     return commits.commit(decision, content, position)
-
-
-def test_a_line_of_runs_has_a_name_of_its_own() -> None:
-    """Random, but not from the generators that belong to the run."""
-    torch.manual_seed(0)
-    before = torch.get_rng_state().tolist()
-    assert new_line()["line"] != new_line()["line"]
-    assert before == torch.get_rng_state().tolist()
-    assert {"parent": "x.pth", "saves": 3} == {key: new_line("x.pth", 3)[key] for key in ("parent", "saves")}
 
 
 def test_a_commit_advances_run_best_and_position(tmp_path: Path) -> None:

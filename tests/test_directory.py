@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from koemorph_tutorial import CheckpointSettings, save_checkpoint
-from koemorph_tutorial.directory import abandon, is_used, mend_names
+from koemorph_tutorial.directory import abandon, is_used, mend_names, new_line
 from koemorph_tutorial.records import Best, CheckpointNotFoundError, numbered_name
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import list_checkpoints
@@ -56,6 +56,15 @@ def test_a_directory_is_used_if_a_name_of_ours_is_in_it(tmp_path: Path, name: st
     assert not is_used(tmp_path / "missing")
     (tmp_path / name).write_bytes(b"")
     assert expected is is_used(tmp_path)
+
+
+def test_a_line_of_runs_has_a_name_of_its_own() -> None:
+    """Random, but not from the generators that belong to the run."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state().tolist()
+    assert new_line()["line"] != new_line()["line"]
+    assert before == torch.get_rng_state().tolist()
+    assert {"parent": "x.pth", "saves": 3} == {key: new_line("x.pth", 3)[key] for key in ("parent", "saves")}
 
 
 def test_nobody_knows_whether_a_file_is_used(tmp_path: Path) -> None:

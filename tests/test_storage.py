@@ -24,7 +24,7 @@ from koemorph_tutorial.records import (
     UnsupportedCheckpointError,
     numbered_name,
 )
-from koemorph_tutorial.storage import describe, link, prepare_directory, sync_directory
+from koemorph_tutorial.storage import describe
 
 
 def content(epoch: int = 3, saves: int = 4, line: str = "line", **more: Any) -> dict[str, Any]:
@@ -68,13 +68,6 @@ def test_also_names_are_links_to_the_same_bytes(tmp_path: Path) -> None:
         save_checkpoint(content(), tmp_path / "best_model.pth", also=["checkpoint_epoch_003.pth", "last_model.pth"])
     assert ["best_model.pth", "checkpoint_epoch_003.pth", "last_model.pth"] == names(tmp_path)
     assert 1 == len({path.stat().st_ino for path in tmp_path.iterdir()})
-
-
-def test_a_name_that_is_the_same_file_already_leaves_no_temporary(tmp_path: Path) -> None:
-    """os.replace does nothing between two names of one inode, and leaves the first."""
-    save_checkpoint(content(), tmp_path / "a.pth", also=["b.pth"])
-    link(tmp_path / "a.pth", tmp_path / "b.pth")
-    assert ["a.pth", "b.pth"] == names(tmp_path)
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
@@ -162,22 +155,6 @@ def test_ctrl_c_while_writing_leaves_no_litter(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(content(), tmp_path / "a.pth")
     assert [] == names(tmp_path)
-
-
-def test_directory_fsync_tolerates_einval_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot sync a directory is no error; a broken disk is."""
-
-    def refuse(code: int) -> Any:
-        def fsync(_: int) -> None:
-            raise OSError(code, os.strerror(code))
-
-        return fsync
-
-    monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL))
-    sync_directory(tmp_path)
-    monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
-    with pytest.raises(OSError, match="Input/output error"):
-        sync_directory(tmp_path)
 
 
 def test_an_unsavable_value_writes_nothing(tmp_path: Path) -> None:
@@ -354,15 +331,6 @@ def test_listing_loads_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'numpy'} & set(sys.modules), 'loaded'\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
-
-
-def test_preparing_a_directory_tries_to_write_it(tmp_path: Path) -> None:
-    """Made where absent; a path below a regular file is refused in the disk's words."""
-    prepare_directory(tmp_path / "a/b")
-    assert [] == names(tmp_path / "a/b")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointWriteError, match="file/run: could not be written: Not a directory"):
-        prepare_directory(tmp_path / "file/run")
 
 
 def test_a_hostile_pickle_is_described_and_not_run(tmp_path: Path) -> None:

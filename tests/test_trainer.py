@@ -204,7 +204,7 @@ def test_a_kill_before_the_final_epoch_had_its_number_is_made_good(tmp_path: Pat
 def test_a_config_that_cannot_be_written_stops_the_run_before_its_first_epoch(tmp_path: Path) -> None:
     """With the path and the reason, as for a checkpoint."""
     (tmp_path / "config.yaml").mkdir()
-    with pytest.raises(CheckpointWriteError, match=r"config\.yaml: could not be written: Is a directory; no epoch"):
+    with pytest.raises(CheckpointWriteError, match=r"config\.yaml: could not be written: Is a directory; nothing"):
         KoeMorphTrainer(small(), tmp_path).train()
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from koemorph_tutorial.durable import refusals_named, write_file
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.manager import CheckpointManager
-from koemorph_tutorial.records import Best, CheckpointWriteError
+from koemorph_tutorial.records import Best
 from koemorph_tutorial.resume import Resumed
 from koemorph_tutorial.save_policy import Decision
 from koemorph_tutorial.training.config import to_plain, to_yaml
@@ -213,14 +214,9 @@ class KoeMorphTrainer:
 
     def _write_config(self) -> None:
         """Put the settings beside the checkpoints, for people: a resume takes those in the checkpoint."""
-        path, draft = self.run_dir / "config.yaml", self.run_dir / ".config.yaml.tmp"
-        try:
-            draft.write_text(to_yaml(self.config), encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            refusal = CheckpointWriteError(f"{path}: could not be written: {error.strerror}; no epoch was trained")
-            refusal.errno = error.errno
-            raise refusal from error
+        path, text = self.run_dir / "config.yaml", to_yaml(self.config).encode()
+        with refusals_named(path):
+            write_file(path, lambda file: file.write(text))
 
 
 def evaluate_model(model: nn.Module, windows: TensorDataset, *, batch_size: int = 64) -> dict[str, float]:

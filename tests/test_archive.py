@@ -1,0 +1,438 @@
+"""A file is whole, damaged, or cannot be told: every bit of it counts, and nothing hangs or raises anything else."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+import struct
+import threading
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.serialization import config
+
+from koemorph_tutorial import archive
+from koemorph_tutorial.records import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    UnsupportedCheckpointError,
+)
+
+NAME = Path("run/last_model.pth")  # only for messages, where the bytes are in memory
+DIRECTORY_ENTRY = b"PK\x01\x02"
+END = b"PK\x05\x06"
+
+
+def content() -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "model_state_dict": torch.nn.Linear(3, 2).state_dict(),
+        "epoch": 25,
+        "loss": 0.125,
+        "steps": torch.arange(5),
+        "flags": torch.tensor([True, False, True]),
+        "text": "声",
+    }
+
+
+def saved(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+SOUND = saved(content())
+DIRECTORY = SOUND.index(DIRECTORY_ENTRY)
+RECORDS = zipfile.ZipFile(io.BytesIO(SOUND)).infolist()
+
+
+def data_of(info: zipfile.ZipInfo, data: bytes = SOUND) -> range:
+    """Return where the bytes of a record lie."""
+    name, extra = struct.unpack_from("<2H", data, info.header_offset + 26)
+    start = info.header_offset + 30 + name + extra
+    return range(start, start + info.file_size)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def verified(data: bytes) -> str:
+    """Return "sound" or the class of the error, "" if that is not one line that names the file."""
+    try:
+        archive.verify(io.BytesIO(data), NAME)
+    except CheckpointError as error:
+        one_line = str(error).startswith(f"{NAME}: ") and 1 == len(str(error).splitlines())
+        return type(error).__name__ if one_line else ""
+    return "sound"
+
+
+def to_bits(value: Any) -> Any:
+    """Return something that is equal only for bitwise equal content of the same types."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return type(value).__name__, [(key, to_bits(item)) for key, item in value.items()]
+    return type(value).__name__, repr(value)
+
+
+def loaded(data: bytes) -> Any:
+    """Return what torch makes of the bytes, in bits; "refused" where it raises."""
+    try:
+        return to_bits(torch.load(io.BytesIO(data), weights_only=True))
+    except Exception:  # whatever torch raises: nothing was returned
+        return "refused"
+
+
+BITS = to_bits(content())
+
+
+# ----------------------------------------------------------------------------------------------------- every bit counts
+
+
+def test_a_sound_file_passes(tmp_path: Path) -> None:
+    """Nothing is raised for what torch.save wrote."""
+    path = tmp_path / "last_model.pth"
+    torch.save(content(), path)
+    with archive.open_file(path) as file:
+        archive.verify(file, path)
+    assert BITS == loaded(path.read_bytes())
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing() -> None:
+    """Of 2,000 bits of the records and between them none passes and changes what torch.load returns."""
+    bits = random.Random(0).sample(range(DIRECTORY * 8), 2000)
+    verdicts = [(verified(flipped(SOUND, bit)), bit) for bit in bits]
+    unnoticed = [bit for verdict, bit in verdicts if verdict == "sound"]
+    assert [] == [bit for bit in unnoticed if loaded(flipped(SOUND, bit)) != BITS]
+    assert {"sound", "DamagedCheckpointError"} == {verdict for verdict, _ in verdicts}
+
+
+def test_no_flipped_bit_of_the_directory_changes_what_is_loaded_unnoticed() -> None:
+    """All bits of the directory at the end: found, or without effect, or refused by torch. Never other numbers."""
+    unnoticed = [bit for bit in range(DIRECTORY * 8, len(SOUND) * 8) if verified(flipped(SOUND, bit)) == "sound"]
+    outcomes = {bit: loaded(flipped(SOUND, bit)) for bit in unnoticed}
+    assert [] == [bit for bit, outcome in outcomes.items() if outcome not in (BITS, "refused")]
+    # What only torch notices lies in the lengths of the last entry and in the records behind it.
+    last = SOUND.rindex(DIRECTORY_ENTRY)
+    assert [] == [bit for bit, outcome in outcomes.items() if outcome == "refused" and bit < (last + 28) * 8]
+
+
+def test_every_byte_of_every_record_counts() -> None:
+    """A changed byte is found wherever it is, and the record is named."""
+    for info in RECORDS:
+        for place in data_of(info):
+            changed = flipped(SOUND, place * 8 + place % 8)
+            with pytest.raises(DamagedCheckpointError, match=rf"record '{re.escape(info.filename)}' is damaged"):
+                archive.verify(io.BytesIO(changed), NAME)
+
+
+def test_a_damaged_record_is_named_with_both_checksums(tmp_path: Path) -> None:
+    """The message says which file, which record, expected, found and what to do."""
+    path = tmp_path / "last_model.pth"
+    info = next(info for info in RECORDS if info.filename.endswith("/data/0"))
+    place = data_of(info)[-1]
+    changed = flipped(SOUND, place * 8 + 6)
+    path.write_bytes(changed)
+    found = zlib.crc32(changed[data_of(info).start : data_of(info).stop])
+    message = (
+        f"{path}: record 'archive/data/0' is damaged: expected CRC32 {info.CRC:08x}, found {found:08x}; use an older "
+        "checkpoint of the run"
+    )
+    with archive.open_file(path) as file, pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(file, path)
+
+
+def test_a_record_larger_than_the_buffer_is_checked_to_its_end(tmp_path: Path) -> None:
+    """A flipped bit is found at both ends of 3 MB and where one buffer meets the next."""
+    path = tmp_path / "large.pth"
+    torch.save(torch.zeros(3 << 18), path)
+    data = path.read_bytes()
+    (info,) = [info for info in zipfile.ZipFile(io.BytesIO(data)).infolist() if info.filename.endswith("/data/0")]
+    assert "sound" == verified(data)
+    for place in (data_of(info, data)[at] for at in (0, (1 << 20) - 1, 1 << 20, (2 << 20) + 5, -1)):
+        assert "DamagedCheckpointError" == verified(flipped(data, place * 8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_an_overwritten_stretch_is_found_or_changes_nothing(data: st.DataObject) -> None:
+    """Any bytes over any stretch of the file: what passes either loads as before or is refused by torch."""
+    start = data.draw(st.integers(0, len(SOUND) - 1))
+    stretch = data.draw(st.one_of(st.binary(min_size=1, max_size=80), st.integers(1, 700).map(bytes)))
+    changed = SOUND[:start] + stretch + SOUND[start + len(stretch) :]
+    if verified(changed) == "sound":
+        assert loaded(changed) in (BITS, "refused")
+
+
+def test_a_file_cut_short_anywhere_is_damaged() -> None:
+    """Every length from one byte to all but one is refused in one line, which says so."""
+    assert {"DamagedCheckpointError"} == {verified(SOUND[:length]) for length in range(1, len(SOUND))}
+    message = (
+        f"{NAME}: expected a whole zip archive, found the beginning of one: the file is cut short; use an older "
+        "checkpoint of the run"
+    )
+    for length in (2, 4, len(SOUND) // 2, len(SOUND) - 1):
+        with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+            archive.verify(io.BytesIO(SOUND[:length]), NAME)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(min_size=1), st.binary().map(b"PK\x03\x04".__add__), st.binary().map(END.__add__)))
+def test_random_bytes_are_no_checkpoint(data: bytes) -> None:
+    """Whatever they begin with, they are refused in one line; only what begins as of old cannot be told."""
+    of_old = data.startswith(bytes.fromhex("80028a0a6cfc9c46f9206aa85019"))
+    assert ("UnsupportedCheckpointError" if of_old else "DamagedCheckpointError") == verified(data)
+
+
+# ------------------------------------------------------------------------------------------ what cannot be a checkpoint
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_empty(path: Path) -> None:
+    path.touch()
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_dangling(path: Path) -> None:
+    path.symlink_to("gone.pth")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "found"),
+    [
+        (lambda path: None, CheckpointNotFoundError, ", found nothing of that name; check the path"),
+        (make_dangling, CheckpointNotFoundError, ", found nothing of that name; check the path"),
+        (make_loop, CheckpointNotFoundError, ", but it cannot be read: Too many levels of symbolic links"),
+        (make_directory, DamagedCheckpointError, ", found a directory; name a file in it"),
+        (make_empty, DamagedCheckpointError, ", found an empty file; use an older checkpoint of the run"),
+        (os.mkfifo, DamagedCheckpointError, ", found no regular file"),
+    ],
+)
+def test_what_cannot_be_a_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, make: Callable[[Path], None], error: type[Exception], found: str
+) -> None:
+    """Which file, what was expected, what was found, what to do."""
+    path = tmp_path / "last_model.pth"
+    make(path)
+    with pytest.raises(error, match=rf"^{re.escape(f'{path}: expected a checkpoint file (.pth){found}')}$"):
+        archive.open_file(path)
+
+
+def test_a_name_below_a_file_and_a_name_too_long_are_not_found(tmp_path: Path) -> None:
+    """What the system says of an impossible path is one of our errors."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointNotFoundError, match="found nothing of that name"):
+        archive.open_file(tmp_path / "file" / "last_model.pth")
+    with pytest.raises(CheckpointNotFoundError, match="cannot be read: File name too long"):
+        archive.open_file(tmp_path / ("x" * 300))
+
+
+def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
+    """Nobody ever writes into it, and the answer comes all the same."""
+    path = tmp_path / "last_model.pth"
+    os.mkfifo(path)
+    answers: list[str] = []
+
+    def ask() -> None:
+        for question in (archive.open_file, archive.read_pickle):
+            try:
+                question(path)
+            except CheckpointError as error:
+                answers.append(type(error).__name__)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout=10)
+    assert ["DamagedCheckpointError"] * 2 == answers
+
+
+def test_a_text_file_is_told_by_its_first_bytes() -> None:
+    """The message shows what the file begins with."""
+    message = f"{NAME}: expected a zip archive as torch.save writes it, found a file that begins with b'epoch,lo'"
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(io.BytesIO(b"epoch,loss\n0,0.5\n"), NAME)
+
+
+def test_a_file_from_before_torch_1_6_cannot_be_told() -> None:
+    """It may be sound, but holds no checksums: neither sound nor damaged."""
+    file = io.BytesIO()
+    torch.save(content(), file, _use_new_zipfile_serialization=False)
+    message = (
+        f"{NAME}: expected the zip format, found the one that torch.save wrote before 1.6, which holds no checksums; "
+        "load it with torch.load and save it again"
+    )
+    with pytest.raises(UnsupportedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(file, NAME)
+
+
+def test_a_file_without_checksums_cannot_be_told(tmp_path: Path) -> None:
+    """torch.save with checksums off wrote a whole file; its header can be read, its soundness not be told."""
+    path = tmp_path / "last_model.pth"
+    with config.patch("save.compute_crc32", False):
+        torch.save(content(), path)
+    message = (
+        f"{path}: expected checksums, found none (saved with compute_crc32 off?), so whether it is sound cannot be "
+        "told; load it with verify=False if you trust it, and save it again"
+    )
+    with archive.open_file(path) as file, pytest.raises(UnsupportedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(file, path)
+    (info,) = [info for info in RECORDS if info.filename.endswith("data.pkl")]
+    assert info.file_size == len(archive.read_pickle(path))
+
+
+# ------------------------------------------------------------------------------------------------------- other archives
+
+
+def rewritten(*, compression: int = zipfile.ZIP_STORED, twice: bool = False) -> bytes:
+    """Return the sound file as Python's zipfile writes it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as new, zipfile.ZipFile(io.BytesIO(SOUND)) as old:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        if twice:
+            with warnings.catch_warnings(action="ignore"):
+                new.writestr("archive/data/0", b"other numbers")
+    return file.getvalue()
+
+
+def patched(offset: int, layout: str, *values: int) -> bytes:
+    """Return the sound file with a field of the first directory entry overwritten."""
+    changed = bytearray(SOUND)
+    struct.pack_into(layout, changed, DIRECTORY + offset, *values)
+    return bytes(changed)
+
+
+def test_a_file_that_another_zip_program_stored_is_sound() -> None:
+    """Unpacked and packed again without compression it is still a checkpoint."""
+    data = rewritten()
+    assert "sound" == verified(data)
+    for info in zipfile.ZipFile(io.BytesIO(data)).infolist():
+        assert "DamagedCheckpointError" == verified(flipped(data, data_of(info, data).start * 8))
+
+
+def test_a_record_that_is_there_twice_is_refused() -> None:
+    """Two readers could take one each."""
+    message = f"{NAME}: expected each record once, found one twice; use an older checkpoint of the run"
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(io.BytesIO(rewritten(twice=True)), NAME)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(rewritten(compression=zipfile.ZIP_DEFLATED), id="compressed"),
+        pytest.param(rewritten(compression=zipfile.ZIP_LZMA), id="compressed otherwise"),
+        pytest.param(patched(8, "<H", 0x0809), id="encrypted"),
+        pytest.param(patched(8, "<H", 0x2808), id="with a hidden header"),
+        pytest.param(patched(34, "<H", 1), id="on another disk"),
+        pytest.param(patched(38, "<L", 0x10), id="a directory"),
+    ],
+)
+def test_a_record_that_is_not_plainly_stored_is_refused(data: bytes) -> None:
+    """torch stores plain bytes: a compressed record may be a bomb, the others torch reads as something else."""
+    message = (
+        f"{NAME}: record 'archive/data.pkl': expected stored bytes, found a compressed, encrypted or foreign record; "
+        "use an older checkpoint of the run"
+    )
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(io.BytesIO(data), NAME)
+
+
+def test_a_record_with_another_name_in_front_of_it_is_refused() -> None:
+    """The name before the bytes and the name in the directory must agree: torch reads by one, zipfile by the other."""
+    at = SOUND.index(b"archive/data/0")
+    changed = SOUND[: at + 13] + b"1" + SOUND[at + 14 :]
+    message = (
+        f"{NAME}: record 'archive/data/0': expected at byte {at - 30}, found something else; use an older checkpoint "
+        "of the run"
+    )
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.verify(io.BytesIO(changed), NAME)
+
+
+@pytest.mark.parametrize("by", [-40, 40, 1 << 40])
+def test_a_directory_that_is_said_to_be_elsewhere_is_refused(tmp_path: Path, by: int) -> None:
+    """Records before the first byte of the file, in the middle of others, or far behind its end."""
+    changed = bytearray(SOUND)
+    struct.pack_into("<Q", changed, SOUND.index(b"PK\x06\x06") + 48, DIRECTORY + by)
+    path = tmp_path / "last_model.pth"
+    path.write_bytes(changed)
+    message = (
+        f"{path}: record 'archive/data.pkl': expected at byte {-by}, found something else; use an older checkpoint"
+    )
+    for ask in (archive.read_pickle, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
+        with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)} of the run$"):
+            ask(path)
+
+
+def test_a_size_beyond_the_file_needs_no_memory(tmp_path: Path) -> None:
+    """A forged size of 2**62 bytes is refused before anything of that size is asked for."""
+    names = len(b"archive/data.pkl")
+    extra = struct.pack("<2H2Q", 1, 16, 1 << 62, 1 << 62)
+    entry = bytearray(SOUND[DIRECTORY : DIRECTORY + 46 + names])
+    struct.pack_into("<2L", entry, 20, 0xFFFFFFFF, 0xFFFFFFFF)
+    struct.pack_into("<H", entry, 30, len(extra))
+    rest = SOUND[DIRECTORY + 46 + names : SOUND.index(b"PK\x06\x06")]
+    size = len(entry) + len(extra) + len(rest)
+    end = struct.pack("<4s4H2LH", END, 0, 0, len(RECORDS), len(RECORDS), size, DIRECTORY, 0)
+    path = tmp_path / "forged.pth"
+    path.write_bytes(SOUND[:DIRECTORY] + entry + extra + rest + end)
+    with zipfile.ZipFile(path) as file:
+        assert 1 << 62 == file.infolist()[0].file_size
+    for ask in (archive.read_pickle, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
+        with pytest.raises(DamagedCheckpointError, match="the file is cut short"):
+            ask(path)
+
+
+# ----------------------------------------------------------------------------------------------------------- the header
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["archive/version"], 0),
+        (["data.pkl"], 0),
+        (["archive/inner/data.pkl"], 0),
+        (["a/data.pkl", "b/data.pkl"], 2),
+    ],
+)
+def test_a_zip_that_torch_did_not_write_has_no_header(tmp_path: Path, names: list[str], found: int) -> None:
+    """Exactly one data.pkl in the archive's own folder, else it is somebody else's zip."""
+    path = tmp_path / "other.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, b"\x80\x02N.")
+    message = f"{path}: expected one record data.pkl, as torch.save writes it, found {found}"
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+        archive.read_pickle(path)
+
+
+def test_the_header_is_read_whole_and_alone(tmp_path: Path) -> None:
+    """It is what zipfile finds, and a damaged tensor is no hindrance; a damaged header is."""
+    path = tmp_path / "last_model.pth"
+    infos = {info.filename: info for info in RECORDS}
+    path.write_bytes(flipped(SOUND, data_of(infos["archive/data/0"]).start * 8))
+    assert zipfile.ZipFile(io.BytesIO(SOUND)).read("archive/data.pkl") == archive.read_pickle(path)
+    path.write_bytes(flipped(SOUND, data_of(infos["archive/data.pkl"]).start * 8))
+    with pytest.raises(DamagedCheckpointError, match=r"record 'archive/data\.pkl' is damaged: expected CRC32"):
+        archive.read_pickle(path)

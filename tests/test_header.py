@@ -1,0 +1,322 @@
+"""What a checkpoint holds, read without torch: the same tree as torch.load's, and nothing in the file can run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from collections import Counter, OrderedDict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from koemorph_tutorial.header import TensorStub, read_header
+from koemorph_tutorial.records import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
+
+DTYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e8m0fnu),
+]
+
+
+def stubbed(value: Any) -> Any:
+    """Return what the header should hold for `value`: tensors as stubs, other things of torch as plain ones."""
+    if isinstance(value, torch.Tensor):
+        return TensorStub(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+    if isinstance(value, dict):
+        return {stubbed(key): stubbed(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [stubbed(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, complex):
+        return value.real, value.imag
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def archive_of(path: Path, pickled: bytes) -> Path:
+    """Write a zip that torch could have written, but for its header."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+    return path
+
+
+def trained() -> dict[str, Any]:
+    """Return the state of a small training: everything that an optimizer, a scheduler and a norm layer store."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 2, 5])
+    for _ in range(3):
+        model(torch.randn(6, 3)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    return {
+        "model_state_dict": model.state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "scheduler_state_dict": scheduler.state_dict(),
+    }
+
+
+# --------------------------------------------------------------------------------------------- the tree that torch sees
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(trained, id="a training"),
+        pytest.param(lambda: {str(dtype): torch.zeros(2, 3).to(dtype) for dtype in DTYPES}, id="dtypes"),
+        pytest.param(
+            lambda: {
+                "scalar": torch.tensor(1.5),
+                "empty": torch.zeros(0, 4),
+                "view": torch.zeros(4, 5)[1:, ::2],
+                "expanded": torch.zeros(1).expand(7),
+                "parameter": nn.Parameter(torch.zeros(2)),
+                "conjugate": torch.zeros(2, dtype=torch.complex64).conj(),
+                "shared": [torch.arange(3)] * 2,
+            },
+            id="tensors",
+        ),
+        pytest.param(
+            lambda: {
+                "none": None,
+                "flag": True,
+                "large": -(2**200),
+                "text": "声 \ud800 \n",
+                "bytes": b"\x00\xff",
+                "nested": ([{}, (), [[]]], {2: 2.5, (1, "a"): None, True: 0, None: 1}),
+                "ordered": OrderedDict([("b", 1), ("a", 2)]),
+                "counted": Counter("abba"),
+                "complex": 1 - 2j,
+                "size": torch.Size([3, 4]),
+                "device": torch.device("cuda:1"),
+                "infinite": [float("inf"), float("-inf")],
+            },
+            id="plain values",
+        ),
+    ],
+)
+def test_the_header_is_what_torch_loads_without_the_numbers(tmp_path: Path, value: Any) -> None:
+    """Same keys in the same order, same values, shapes and dtypes in place of tensors, and nothing foreign."""
+    path = tmp_path / "last_model.pth"
+    torch.save(value(), path)
+    header = read_header(path)
+    expected = stubbed(torch.load(path, weights_only=True))
+    assert expected == header.content
+    assert list(expected) == list(header.content)
+    assert () == header.foreign
+
+
+def test_sets_bytearrays_and_dtypes_are_readable_too(tmp_path: Path) -> None:
+    """A set becomes a list, a dtype something with its name."""
+    path = tmp_path / "last_model.pth"
+    torch.save({"set": {1, "a"}, "none": set(), "array": bytearray(b"ab"), "dtype": torch.bfloat16}, path)
+    content = read_header(path).content
+    assert {1, "a"} == set(content["set"])
+    assert ([], b"ab", "bfloat16") == (content["none"], content["array"], content["dtype"].name)
+
+
+def test_a_tensor_with_an_attribute_is_still_a_tensor(tmp_path: Path) -> None:
+    """torch saves such a tensor by another function."""
+    tensor, parameter = torch.zeros(2, 3), nn.Parameter(torch.zeros(4))
+    tensor.unit, parameter.unit = "Hz", {"of": "pitch"}
+    path = tmp_path / "last_model.pth"
+    torch.save([tensor, parameter], path)
+    header = read_header(path)
+    assert [TensorStub((2, 3), "float32"), TensorStub((4,), "float32")] == header.content
+    assert () == header.foreign
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        (np.float64(0.125), 0.125),
+        (np.float32(0.125), 0.125),
+        (np.float16(0.125), 0.125),
+        (np.int64(-3), -3),
+        (np.int32(7), 7),
+        (np.bool_(True), True),
+        (np.uint64(7), None),
+        (np.complex64(1), None),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_numpy_numbers_among_the_metrics_keep_their_value(
+    tmp_path: Path, number: Any, value: Any, protocol: int
+) -> None:
+    """The recipe stored its metrics as numpy left them; the rarer kinds come out as None."""
+    path = archive_of(tmp_path / "last_model.pth", pickle.dumps({"metrics": {"loss": number}}, protocol=protocol))
+    header = read_header(path)
+    assert {"metrics": {"loss": value}} == header.content
+    assert type(value) is type(header.content["metrics"]["loss"])
+    assert any(name.endswith("multiarray.scalar") for name in header.foreign)
+
+
+def test_no_tensor_is_read(tmp_path: Path) -> None:
+    """The header of a file whose tensors are gone is read like any other."""
+    path = tmp_path / "last_model.pth"
+    torch.save({"weight": torch.arange(1000), "epoch": 3}, path)
+    with zipfile.ZipFile(path) as file:
+        without = {name: b"" if "/data/" in name else file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in without.items():
+            file.writestr(name, data)
+    assert {"weight": TensorStub((1000,), "int64"), "epoch": 3} == read_header(path).content
+
+
+def test_a_file_is_asked_without_torch(tmp_path: Path) -> None:
+    """A fresh interpreter that reads a header, wrong files included, never imports torch or numpy."""
+    path = tmp_path / "last_model.pth"
+    torch.save({**trained(), "metrics": {"loss": 0.5}}, path)
+    program = (
+        "import json, pathlib, sys\n"
+        "from koemorph_tutorial import header, records\n"
+        "content = header.read_header(pathlib.Path(sys.argv[1])).content\n"
+        "try:\n"
+        "    header.read_header(pathlib.Path('.'))\n"
+        "except records.CheckpointError:\n"
+        "    pass\n"
+        "print(json.dumps([content['metrics'], sorted({'torch', 'numpy'} & set(sys.modules))]))\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [{"loss": 0.5}, []] == json.loads(done.stdout)
+
+
+# ------------------------------------------------------------------------------------------------------ nothing can run
+
+
+class Hostile:
+    """Runs a command of the shell when an ordinary unpickler meets it."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, (self.command,)
+
+
+def test_what_a_strangers_file_wants_to_run_does_not_run(tmp_path: Path) -> None:
+    """Its command would have written a file; the header only names what it would have called."""
+    path, trace = tmp_path / "last_model.pth", tmp_path / "it_ran"
+    torch.save({"epoch": 3, "model": Hostile(f"echo hit > {trace}")}, path)
+    header = read_header(path)
+    assert 3 == header.content["epoch"]
+    assert ("posix.system",) == header.foreign
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the proof that the file is what it is said to be
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "foreign"),
+    [
+        ({"f": print}, ("builtins.print",)),
+        ({"s": frozenset({3})}, ("builtins.frozenset",)),
+        ({"e": b""}, ("builtins.bytes",)),
+        ({"d": date(2026, 1, 31)}, ("datetime.date",)),
+        ({"v": torch.__version__}, ("torch.torch_version.TorchVersion",)),
+        ({"a": np.zeros(2)}, ("numpy._core.multiarray._reconstruct", "numpy.dtype", "numpy.ndarray")),
+        ({"l": torch.load}, ("torch.serialization.load",)),
+        ({"m": nn.Linear(1, 1)}, ("torch.nn.modules.linear.Linear",)),
+    ],
+)
+def test_what_torch_would_refuse_is_named(tmp_path: Path, value: Any, foreign: tuple[str, ...]) -> None:
+    """Functions and classes other than those of tensors and plain containers, sorted."""
+    path = tmp_path / "last_model.pth"
+    torch.save(value, path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    assert foreign == read_header(path).foreign
+
+
+@pytest.mark.parametrize("name", ["torch\nload", "torch\ncompile", "os\nsystem", "builtins\neval", "torch.hub\nload"])
+def test_a_function_of_torch_is_as_foreign_as_any(tmp_path: Path, name: str) -> None:
+    """To be in torch is not to be harmless."""
+    path = archive_of(tmp_path / "last_model.pth", b"\x80\x02c" + name.encode() + b"\nX\x01\x00\x00\x00x\x85R.")
+    assert (name.replace("\n", "."),) == read_header(path).foreign
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        pytest.param(lambda: torch.eye(3).to_sparse(), id="sparse"),
+        pytest.param(lambda: torch.empty(2, device="meta"), id="meta"),
+        pytest.param(lambda: nn.Buffer(torch.zeros(2)), id="buffer"),
+    ],
+)
+def test_what_torch_reads_is_not_foreign(tmp_path: Path, tensor: Any) -> None:
+    """Rare kinds of tensors run nothing either."""
+    path = tmp_path / "last_model.pth"
+    torch.save(tensor(), path)
+    torch.load(path, weights_only=True)
+    assert () == read_header(path).foreign
+
+
+# ------------------------------------------------------------------------------------------------------- broken headers
+
+
+@pytest.mark.parametrize(
+    ("pickled", "why"),
+    [
+        (b"", "EOFError: Ran out of input"),
+        (b".", "UnpicklingError: unpickling stack underflow"),
+        (pickle.dumps({"epoch": 3}, protocol=2)[:-1], "EOFError: Ran out of input"),
+        (b"\x80\x02X\xff\xff\xff\x7f.", "UnpicklingError: pickle data was truncated"),
+        (b"\x80\x02r\xff\xff\xff\x7f.", "UnpicklingError"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "TypeError"),
+        (b"\x80\x02cos\nsyst\xffem\n.", "UnicodeDecodeError"),
+        (b"\x80\x02U\x02\xff\xfe.", "UnicodeDecodeError"),
+    ],
+)
+def test_a_header_that_is_no_pickle_is_damaged(tmp_path: Path, pickled: bytes, why: str) -> None:
+    """Its checksum is right and its content is not: one line all the same."""
+    path = archive_of(tmp_path / "last_model.pth", pickled)
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(f'{path}: its header cannot be read: {why}')}.*$"):
+        read_header(path)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.sampled_from([bytes([code]) for code in range(256)] + [b"cos\nsystem\n", b"K\x01", b"q\x00"])).map(
+            lambda codes: b"\x80\x02" + b"".join(codes) + b"."
+        ),
+    )
+)
+def test_no_header_does_more_than_fail_in_one_line(tmp_path: Path, pickled: bytes) -> None:
+    """Random bytes and random programs of the pickle machine: read, or refused as damaged."""
+    path = archive_of(tmp_path / "last_model.pth", pickled)
+    message = ""
+    try:
+        read_header(path)
+    except CheckpointError as error:
+        message = str(error)
+    assert 1 >= len(message.splitlines())
+
+
+def test_a_header_of_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Missing, cut short anywhere: the same errors as for the bytes."""
+    path = tmp_path / "last_model.pth"
+    with pytest.raises(CheckpointNotFoundError, match="found nothing of that name"):
+        read_header(path)
+    torch.save({"epoch": 3, "weight": torch.zeros(3)}, path)
+    data = path.read_bytes()
+    for length in range(1, len(data), 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(DamagedCheckpointError):
+            read_header(path)
