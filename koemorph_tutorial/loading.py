@@ -63,7 +63,9 @@ class ResumableLoader(Generic[T]):
         # A DataLoader refuses another sampler once it is made, so a copy of it gets one.
         self._loader: DataLoader[T] = copy.copy(loader)
         self._loader.generator = self._seeds
-        if not self._iterable:
+        if self._iterable:
+            vars(self._loader)["persistent_workers"] = False  # they would go on from where the last epoch left a stream
+        else:
             vars(self._loader)["batch_sampler" if loader.batch_sampler is not None else "sampler"] = self._order
         self._batches = 0
         self._start: torch.Tensor | None = None  # the generator's state when the epoch that is under way began

@@ -89,7 +89,7 @@ def match_optimizer(
     """
     live = describe_parameters({**objects, name: optimizer})[name]
     groups = [dict(group) for group in saved.get("param_groups", [])]
-    if len(groups) != len(live):
+    if len(groups) != len(live) or (described is not None and len(described) != len(groups)):
         problem = f"expected {len(live)} parameter groups, found {len(groups)} in the file; group them as they were"
         return OptimizerMatch(fill=lambda: None, permuted=False, problems=[problem])
     problems, permuted = [], False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import subprocess
@@ -26,14 +27,14 @@ def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> 
     return {
         "timestamp": time.time(),
         "hostname": socket.gethostname(),
-        "git_commit": git_commit(Path.cwd()),
+        "git_commit": _commit_here(),
         "pytorch_version": str(torch.__version__),
         "model_params": sum(parameter.numel() for parameter in parameters),
         "training_time": training_time,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": _device(parameters[0].device if parameters else torch.device("cpu")),
-        "package_version": packages.version("koemorph-tutorial"),
+        "package_version": _package_version(),
         **surroundings(),
     }
 
@@ -52,12 +53,29 @@ def surroundings() -> dict[str, int]:
     }
 
 
+def _package_version() -> str:
+    try:
+        return packages.version("koemorph-tutorial")
+    except packages.PackageNotFoundError:  # copied into another project, not installed
+        return "unknown"
+
+
+def _commit_here() -> str | None:
+    try:
+        return git_commit(Path.cwd())
+    except OSError:  # the working directory was removed
+        return None
+
+
 @cache
 def git_commit(directory: Path) -> str | None:
     """Return the commit checked out in `directory`, with "-dirty" if files differ from it; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # asking must not get in the way of somebody's commit
     try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

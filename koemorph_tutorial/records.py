@@ -291,8 +291,9 @@ def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     plain = {}
     for name, value in metrics.items():
         try:
-            detached = value.detach() if hasattr(value, "detach") else value  # a loss that still knows its graph
-            plain[str(name)] = float(detached)
-        except (TypeError, ValueError, RuntimeError):
+            if isinstance(value, str):  # float would read it, but a metric that is text is a mistake
+                raise TypeError
+            plain[str(name)] = float(value.detach() if hasattr(value, "detach") else value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise TypeError(f"metrics[{name!r}]: expected one number, found {type(value).__name__}") from None
     return plain

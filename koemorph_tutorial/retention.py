@@ -139,5 +139,7 @@ def cleanup_old_checkpoints(
         CheckpointNotFoundError: no directory of that name.
         ValueError: `keep_n` below 2.
     """
+    if keep_n < 2:
+        raise ValueError(f"keep_n: expected 2 or more, found {keep_n}")
     plan = plan_retention(list_checkpoints(directory), keep_last_n=keep_n, keep_best_n=keep_best_n)
     return plan if dry_run else carry_out(plan)

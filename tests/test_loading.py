@@ -26,8 +26,12 @@ from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.plain import check_plain
 from koemorph_tutorial.rng import capture_rng, restore_rng
 
-# Python 3.12 and later warn of every fork of a process with threads, and loader workers are forked.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = [
+    # Python 3.12 and later warn of every fork of a process with threads, and loader workers are forked.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    # Two workers are not too many for these tests, whatever the machine.
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -525,3 +529,25 @@ def test_the_length_is_that_of_the_loader() -> None:
         with pytest.raises(TypeError):
             len(start(name))
         assert start(name).state_dict()["length"] is None
+
+
+def test_a_stream_in_persistent_workers_begins_anew_each_epoch() -> None:
+    """Workers that live on would go on with their old random states: a resumed run could not follow."""
+    from torch.utils.data import IterableDataset
+
+    class Stream(IterableDataset[torch.Tensor]):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            yield from torch.rand(6)
+
+    def loader() -> ResumableLoader[torch.Tensor]:
+        torch.manual_seed(0)
+        return ResumableLoader(DataLoader(Stream(), batch_size=2, num_workers=1, persistent_workers=True))
+
+    straight = loader()
+    first = [batch.tolist() for batch in straight]
+    state = straight.state_dict()
+    second = [batch.tolist() for batch in straight]
+    resumed = loader()
+    resumed.load_state_dict(state)
+    assert second == [batch.tolist() for batch in resumed]
+    assert first != second

@@ -194,3 +194,22 @@ def test_what_a_file_does_not_say_is_no_drift() -> None:
     """A file with random states and no metadata."""
     assert () == find_drift({"rng_state": {}})
     assert () == find_drift({"rng_state": {}, "metadata": {"hostname": "a"}})
+
+
+def test_a_working_directory_that_was_removed_fails_no_save(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody cleaned up while the training ran."""
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    assert collect_metadata({}, 0.0)["git_commit"] is None
+
+
+def test_a_copied_package_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied into a project instead of installed: unknown, and no failure."""
+    from importlib import metadata
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "unknown" == collect_metadata({}, 0.0)["package_version"]

@@ -442,6 +442,8 @@ def test_metrics_that_are_not_finite_stay_as_they_are() -> None:
     ("value", "found"),
     [
         ("low", "str"),
+        ("0.5", "str"),
+        (10**400, "int"),
         (None, "NoneType"),
         ([0.5], "list"),
         ({"a": 1}, "dict"),

@@ -359,7 +359,7 @@ def test_a_clean_up_that_cannot_be_is_refused_and_removes_nothing(tmp_path: Path
     """One file to keep, or no such directory."""
     save_run(tmp_path, [1.0, 0.2, 0.3])
     everything = set(os.listdir(tmp_path))
-    with pytest.raises(ValueError, match=r"^keep_last_n: expected 2 or more, or None to keep all, found 1$"):
+    with pytest.raises(ValueError, match=r"^keep_n: expected 2 or more, found 1$"):
         cleanup_old_checkpoints(tmp_path, 1)
     with pytest.raises(CheckpointNotFoundError, match=rf"^{re.escape(str(tmp_path / 'gone'))}: expected a directory"):
         cleanup_old_checkpoints(tmp_path / "gone")
