@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from .durable import link, sync_directory
-from .records import LAST_NAME, Best, CheckpointSettings, Position
+from .records import LAST_NAME, Best, CheckpointError, CheckpointSettings, Position
 from .retention import Plan, carry_out, plan_retention
 from .save_policy import Decision
-from .storage import list_checkpoints, save_checkpoint
+from .storage import describe, list_checkpoints, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,18 @@ class Commits:
         if self._on_saved is not None:
             self._on_saved(saved)
         return saved
+
+    def is_newest(self, position: Position) -> bool:
+        """Say whether ``last_model.pth`` is what this run saved at `position`, and still is."""
+        try:
+            file = describe(self.directory / LAST_NAME)
+        except CheckpointError:
+            return False
+        return self.run is not None and (self.run["line"], self.run["saves"], position) == (
+            file.line,
+            file.saves,
+            file.position,
+        )
 
     def name_newest(self, name: str) -> None:
         """Give the bytes of ``last_model.pth`` one more name."""

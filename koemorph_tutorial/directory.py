@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import archive
 from .durable import link, sync_directory
 from .records import (
     BEST_NAME,
@@ -71,7 +73,8 @@ def go_on(
     else:
         notes, origin = [], os.path.abspath(found.file.path)
         run = new_line(origin, saves=1)
-        save_checkpoint({**found.checkpoint, "run": run}, directory / LAST_NAME)
+        metrics = dict(found.file.metrics)  # plain: the recipe's may be numpy's
+        save_checkpoint({**found.checkpoint, "metrics": metrics, "run": run}, directory / LAST_NAME)
     best, mended = mend_names(directory, found, best, run, settings, origin)
     return run, best, notes + mended
 
@@ -84,12 +87,16 @@ def abandon(found: Found, directory: Path, *, newer: bool) -> list[str]:
     """
     listing = list_checkpoints(directory)
     later = [file.path.name for file in listing if newer and file.saves > found.file.saves]
-    ignored = (*found.passed_over, *listing.ignored)
+    ignored = [*found.passed_over, *listing.ignored]
+    for file in listing:  # a damaged best would else stay the best for ever
+        if file.kind == "best" and file.inode != found.file.inode and not _is_sound(file):
+            ignored.append((file.path.name, DamagedCheckpointError(f"{file.path}: is damaged")))
+            later = [name for name in later if name != file.path.name]
     damaged = list(dict.fromkeys(name for name, error in ignored if isinstance(error, DamagedCheckpointError)))
     if not later and not damaged:
         return []
-    taken = [name for name in os.listdir(directory) if name.startswith("abandoned-")]
-    aside = directory / f"abandoned-{len(taken) + 1:03d}"
+    taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
+    aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
     aside.mkdir()
     for name in (*damaged, *later):
         os.rename(directory / name, aside / name)
@@ -126,21 +133,29 @@ def mend_names(
         link(here, directory / name)
 
     in_place = here_are.get(BEST_NAME)
-    if best.value is not None and not (in_place and _is_end(in_place, best.epoch)):
+    if best.value is None or not (in_place and _is_end(in_place, best.epoch)):
         past = [file for file in here_are.values() if file.saves <= found.file.saves or not home]
-        holder, best = _best_that_remains([found.file, *past, *_before(origin)], best, found)
+        holder, remaining = _best_that_remains([found.file, *past, *_before(origin)], best, found)
         if holder is None:
-            notes.append("no file with the best is left; the next finite value is the best")
-        else:
+            notes += (
+                ["no file with the best is left; the next finite value is the best"] if best.value is not None else []
+            )
+        elif in_place is None or not holder.path.samefile(in_place.path):
+            if in_place and _is_end(in_place) and numbered_name(in_place.epoch) not in here_are:
+                link(in_place.path, directory / numbered_name(in_place.epoch))
+                notes.append(f"{numbered_name(in_place.epoch)} keeps what was {BEST_NAME}")
             if holder is found.file:
                 link(here, directory / BEST_NAME)
             elif holder.path.parent.samefile(directory):
                 link(holder.path, directory / BEST_NAME)
             else:  # stamped as older than anything of this line
+                content = {**load_checkpoint(holder.path), "metrics": dict(holder.metrics)}
                 stamp = {**run, "parent": str(holder.path), "saves": 0}
-                save_checkpoint({**load_checkpoint(holder.path), "run": stamp}, directory / BEST_NAME)
+                save_checkpoint({**content, "run": stamp}, directory / BEST_NAME)
             names.append(BEST_NAME)
-            notes.append(f"{BEST_NAME} was put back, from {holder.path.name}: {best}")
+            gone = "" if best.value in (None, remaining.value) else f"; what was better, {best}, is in no sound file"
+            notes.append(f"{BEST_NAME} was put back, from {holder.path.name}: {remaining}{gone}")
+        best = remaining
     if names:
         sync_directory(directory)
     return best, notes
@@ -150,16 +165,19 @@ def _before(origin: str | None) -> list[CheckpointFile]:
     """Return what the run that a branch went on from had saved until then; nothing if it is gone."""
     if origin is None or not Path(origin).is_absolute():  # went on in its own directory
         return []
+    folder = Path(origin).parent
+    # What was moved aside went on from what lies one floor up.
+    folders = [folder, folder.parent] if folder.name.startswith("abandoned-") else [folder]
     try:
         saves = describe(origin).saves
-        return [file for file in list_checkpoints(Path(origin).parent) if file.saves <= saves]
+        return [file for each in folders for file in list_checkpoints(each) if file.saves <= saves]
     except CheckpointError:
         return []
 
 
 def _is_end(file: CheckpointFile, epoch: int | None = None) -> bool:
     """Say whether a file holds the end of an epoch, of that one if given."""
-    return file.position.batch == 0 and epoch in (None, file.epoch)
+    return file.position.epoch == file.epoch + 1 and file.position.batch == 0 and epoch in (None, file.epoch)
 
 
 def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found) -> tuple[CheckpointFile | None, Best]:
@@ -181,7 +199,8 @@ def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found
 
 def _is_sound(file: CheckpointFile) -> bool:
     try:
-        load_checkpoint(file.path)
+        with archive.open_file(file.path) as opened:
+            archive.verify(opened, file.path)
     except CheckpointError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
@@ -31,11 +32,12 @@ _KNOWN = (BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, W
 class ResumableLoader(Generic[T]):
     """Wrap a DataLoader so that its place in the epoch is a state: iterate it, save it, restore it.
 
-    The order of the samples gets a generator of its own (the sampler's, the loader's, or a new one seeded with
-    ``torch.initial_seed()``), so neither validation nor dropout moves it. The state is that generator's at the START of
-    the epoch and the count of batches done; going on draws the same order again and skips without loading. An
+    The order of the samples gets a generator of its own, seeded by one draw from the sampler's or the loader's, or from
+    torch's global one where they have none: nothing else moves it. The state is that generator's at the START of the
+    epoch and the count of batches done; going on draws the same order again and skips without loading. An
     IterableDataset, which has no order to skip in, is read up to the batch. What draws from the global generators, as a
-    sampler of yours or an IterableDataset may, gets others in their place while it draws.
+    sampler of yours or an IterableDataset may, gets others in their place while it draws; a sampler with random numbers
+    of another kind inside cannot be followed. One iteration belongs to one epoch.
 
     Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only, and in
     persistent workers not at all.
@@ -49,9 +51,14 @@ class ResumableLoader(Generic[T]):
     [True, True]
     """
 
-    def __init__(self, loader: DataLoader[T]) -> None:
-        if not isinstance(loader, DataLoader):
-            raise TypeError(f"ResumableLoader: expected a DataLoader, found {type(loader).__name__}")
+    _original: DataLoader[T]
+
+    def __init__(self, loader: DataLoader[T] | ResumableLoader[T]) -> None:
+        # A notebook's cell that was run twice wraps the wrapper.
+        original: DataLoader[T] = loader._original if isinstance(loader, ResumableLoader) else loader
+        if not isinstance(original, DataLoader):
+            raise TypeError(f"ResumableLoader: expected a DataLoader, found {type(original).__name__}")
+        self._original, loader = original, original
         order = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
         samplers = _chain(order)
         self._drawn_from = any(hasattr(sampler, "generator") for sampler in samplers)
@@ -63,6 +70,7 @@ class ResumableLoader(Generic[T]):
         # A DataLoader refuses another sampler once it is made, so a copy of it gets one.
         self._loader: DataLoader[T] = copy.copy(loader)
         self._loader.generator = self._seeds
+        self._loader._iterator = None  # persistent workers of the original know nothing of the order below
         if self._iterable:
             vars(self._loader)["persistent_workers"] = False  # they would go on from where the last epoch left a stream
         else:
@@ -70,11 +78,24 @@ class ResumableLoader(Generic[T]):
         self._batches = 0
         self._start: torch.Tensor | None = None  # the generator's state when the epoch that is under way began
         self._resumed = False
+        self._running: object = None  # the iteration that belongs to this epoch
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer for what a DataLoader has: `dataset`, `batch_size`, `sampler`, …."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._original, name)
 
     @property
     def batches(self) -> int:
         """The batches of this epoch handed out so far, those before a resume included."""
         return self._batches
+
+    @property
+    def length(self) -> float:
+        """The batches of a whole epoch; infinite where nobody knows."""
+        known = self._length()
+        return math.inf if known is None else known
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch."""
@@ -95,14 +116,20 @@ class ResumableLoader(Generic[T]):
         else:
             self._order.skip, self._order.seed = skip, None if self._known else seed
             batches = iter(self._loader)
+        self._running = running = object()
         for batch in batches:
+            if self._running is not running:
+                raise RuntimeError(
+                    "ResumableLoader: this iteration ended with its epoch, or another one began since; its place could "
+                    "not be saved, so call iter(loader) anew in each epoch"
+                )
             self._batches += 1
             yield batch
         self._start = None
 
     def end_epoch(self) -> None:
         """Say that the epoch has ended, though perhaps not all of its batches were asked for."""
-        self._start, self._batches, self._resumed = None, 0, False
+        self._start, self._batches, self._resumed, self._running = None, 0, False, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: at the start of an epoch, or inside one with the batches done."""
@@ -178,7 +205,7 @@ def _apart(items: Iterable[T], seed: int) -> Iterator[T]:
         yield item
 
 
-def _draw(generator: torch.Generator) -> int:
+def _draw(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
 
@@ -197,11 +224,10 @@ def _own_generator(loader: DataLoader[Any], samplers: list[Any]) -> torch.Genera
     if len({id(each) for each in own}) > 1 or not all(isinstance(each, torch.Generator) for each in own):
         found = ", ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in own)
         raise TypeError(f"ResumableLoader: expected samplers that draw from one torch.Generator, found {found}")
-    generator: torch.Generator | None = own[0] if own else loader.generator
-    if generator is None:
-        generator = torch.Generator()
-        generator.manual_seed(torch.initial_seed())  # moves no generator, follows torch.manual_seed
+    generator = torch.Generator()
+    given = own[0] if own else loader.generator
+    # Seeded by a draw: two loaders that share a generator, or have none, must not get the same order.
+    generator.manual_seed(_draw(given))
     for sampler in drawing:
-        if sampler.generator is None:
-            sampler.generator = generator
+        sampler.generator = generator
     return generator

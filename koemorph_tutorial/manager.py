@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import operator
+import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
+from weakref import WeakValueDictionary
 
 from .commit import Commits, Saved
 from .directory import go_on, is_home, is_used, new_line
 from .durable import prepare_directory
 from .loading import ResumableLoader
+from .naming import describe_parameters, unnamed_parameters
 from .records import (
     Best,
     CheckpointSettings,
@@ -26,10 +30,12 @@ from .records import (
 )
 from .resume import Found, Resumed, bring_back, find
 from .save_policy import Decision, decide
-from .state import Objects, build, check_objects
+from .state import Objects, build, check_objects, plain_config
 from .storage import PathLike, list_checkpoints
 
 logger = logging.getLogger(__name__)
+
+_MANAGERS: WeakValueDictionary[str, CheckpointManager] = WeakValueDictionary()  # by directory; one writes at a time
 
 
 class CheckpointManager:
@@ -58,7 +64,7 @@ class CheckpointManager:
         objects: Objects,
         settings: CheckpointSettings | None = None,
         *,
-        config: Mapping[str, Any] | None = None,
+        config: Any = None,
         on_saved: Callable[[Saved], None] | None = None,
         **overrides: Unpack[SettingsOverrides],
     ) -> None:
@@ -67,19 +73,21 @@ class CheckpointManager:
         for name in overrides:
             if name not in known:
                 raise TypeError(f"CheckpointManager: no setting {name!r}; expected one of {', '.join(known)}")
-        self.directory = Path(directory)
+        self.directory = Path(os.path.abspath(directory))  # whatever os.chdir does later
         self.settings = replace(settings or CheckpointSettings(), **overrides)
         self._objects = dict(objects)
-        self._config = config
+        self._config = plain_config(config)  # what it cannot hold is better known now than after the first epoch
         self._commits = Commits(self.directory, self.settings, on_saved)
         self._loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
-        self._loader = next(iter(self._loaders.values()), None)
+        self._counted: ResumableLoader[Any] | None = None  # the loader whose batches are the run's
         for setting in ("every_n_steps", "every_minutes"):
-            if getattr(self.settings, setting) is not None and self._loader is None:
+            if getattr(self.settings, setting) is not None and not self._loaders:
                 raise ValueError(
                     f"{setting}: saving inside an epoch needs a ResumableLoader among the objects: without it the run "
                     "would go on with other batches"
                 )
+        for line in unnamed_parameters(describe_parameters(self._objects)):
+            logger.warning(line)
         self._position = Position()
         self._metrics: dict[str, float] = {}
         self._epoch_start = 0  # the global step at which the epoch under way began
@@ -123,6 +131,7 @@ class CheckpointManager:
         if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
+        self._take_over()
         prepare_directory(self.directory)
         resumed = bring_back(found, self._objects, strict=strict)
         best, notes = resumed.best, list(resumed.notes)
@@ -152,8 +161,9 @@ class CheckpointManager:
             UsedDirectoryError: ``resume=False`` where another run's checkpoints lie.
         """
         self._check_open()
-        if type(total) is not int or total < 0:
-            raise ValueError(f"epochs: expected a whole number from 0, found {total!r}")
+        total = operator.index(total)
+        if total < 0:
+            raise ValueError(f"epochs: expected a whole number from 0, found {total}")
         if self._commits.run is None and resume:
             self.resume()
         self._begin_run()
@@ -163,19 +173,29 @@ class CheckpointManager:
         return self._epochs(total)
 
     def _epochs(self, total: int) -> Generator[int, None, None]:
+        finished, ended_before = False, self._ended
         try:
             while self._position.epoch < total:
-                self._ended = False
+                self._check_open()
+                ended_before, self._ended = self._ended, False
                 yield self._position.epoch
                 if not self._ended:
                     self.save({})
-        except GeneratorExit:  # break, or an exception in the body; what is raised here would only be printed
-            try:
-                self._finish()
-            except Exception as error:
-                self._error = error
-            raise
-        self._finish()
+            finished = True
+        finally:
+            if not finished and not self._ended and self._untouched():
+                self._ended = ended_before  # zip() and the like ask for one epoch more than they hand out
+            if not self._closed and (finished or self._unfinished):
+                try:
+                    self._finish()
+                except Exception as error:
+                    if finished:
+                        raise
+                    self._error = error  # in a generator that is being dropped it would only be printed
+
+    def _untouched(self) -> bool:
+        """Say whether no batch was read in the epoch that has just begun; without a loader nobody knows."""
+        return self._counted is not None and not any(loader.batches for loader in self._loaders.values())
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count a batch; call it after ``optimizer.step()``. Inside an epoch it saves when a setting says so.
@@ -191,8 +211,8 @@ class CheckpointManager:
             raise RuntimeError("step: this epoch has ended with save; call step before it")
         self._ended = False
         before = self._position.global_step
-        self._count(self._loader.batches if self._loader else self._position.batch + 1)
-        if not self._driven or self._loader is None:
+        self._count(self._batches_done() if self._loaders else self._position.batch + 1)
+        if not self._driven or not self._loaders:
             return
         now = plain_metrics(metrics or {})
         decision = decide(
@@ -212,6 +232,7 @@ class CheckpointManager:
     ) -> Decision:
         """Say that the epoch has ended with `metrics`, scheduler and early stopping included; write what is due.
 
+        Gradients are no part of a checkpoint: a loop that carries some over an epoch's end does not resume exactly.
         `epoch` and `global_step` are for loops that `epochs` does not drive. Values become plain floats.
 
         Raises:
@@ -224,8 +245,8 @@ class CheckpointManager:
         if self._driven and self._ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         self._begin_run()
-        if self._loader is not None and self._loader.batches > self._position.batch:
-            self._count(self._loader.batches)  # a loop that does not call step
+        if self._position.batch == 0 and self._loaders:
+            self._count(max(loader.batches for loader in self._loaders.values()))  # a loop that does not call step
         self._metrics = plain_metrics(metrics)
         self._warn_of_missing_monitor()
         ended = self._position.epoch if epoch is None else epoch
@@ -286,8 +307,8 @@ class CheckpointManager:
             files=list_checkpoints(self.directory),
             ending=True,
         )
-        if decision.names and self._commits.position == self._position:  # the bytes are there and lack only the name
-            self._commits.name_newest(decision.names[0])
+        if decision.names and decision.best == self.best and self._commits.is_newest(self._position):
+            self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
         else:
             self._carry_out(decision, ended, self._metrics)
 
@@ -306,6 +327,20 @@ class CheckpointManager:
         )
         self._commits.commit(decision, checkpoint, self._position)
 
+    def _batches_done(self) -> int:
+        """Return the batches of the epoch that the counted loader has handed out."""
+        if self._counted is None:  # of those that are read, the longest: shorter ones are cycled beside it
+            self._counted = max(self._loaders.values(), key=lambda loader: (loader.batches > 0, loader.length))
+        batches, before = self._counted.batches, self._position.batch
+        if batches == before:
+            raise RuntimeError(
+                "step: expected a new batch of the ResumableLoader since the last step, found none; iterate the "
+                "ResumableLoader itself, and call step once a batch, after the last optimizer's step"
+            )
+        if batches < before:
+            raise RuntimeError("step: the ResumableLoader began again inside the epoch; one pass over it is one epoch")
+        return batches
+
     def _warn_of_missing_monitor(self) -> None:
         if self._metrics and self.settings.monitor not in self._metrics and not self._warned:
             self._warned = True  # once: the next epochs will hold the same metrics
@@ -318,9 +353,18 @@ class CheckpointManager:
     def _count(self, batch: int) -> None:
         self._position = Position(epoch=self._position.epoch, batch=batch, global_step=self._epoch_start + batch)
 
+    def _take_over(self) -> None:
+        """Close an older manager of this process on the same directory: a notebook's cell that was run twice."""
+        key = os.path.realpath(self.directory)
+        older = _MANAGERS.get(key)
+        if older is not None and older is not self:
+            older._closed = True
+        _MANAGERS[key] = self
+
     def _begin_run(self) -> None:
         if self._commits.run is not None:
             return
+        self._take_over()
         if is_used(self.directory):
             raise self._used("for a fresh start")
         prepare_directory(self.directory)
@@ -342,4 +386,4 @@ class CheckpointManager:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this CheckpointManager is closed; make a new one")
+            raise RuntimeError("this CheckpointManager is closed, or a newer one took its directory over; use that one")

@@ -7,24 +7,32 @@ each, taken from the modules saved beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 # State of one number per parameter element, in torch's own optimizers: its shape must be the parameter's.
 _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerMatch:
-    """How to fill an optimizer, whether its parameters were put in another order, and what does not fit."""
+class Match:
+    """How to fill an object from a saved state, and what does not fit.
+
+    `permuted`: its parameters stood in another order; `drift`: why it will not be bitwise as it was; `sure`: everything
+    was checked, so that filling cannot fail.
+    """
 
     fill: Callable[[], object]
-    permuted: bool
     problems: list[str]
+    permuted: bool = False
+    drift: Sequence[str] = ()
+    sure: bool = True
 
 
 def unwrap(item: Any) -> Any:
@@ -60,7 +68,8 @@ def describe_parameters(objects: Mapping[str, object]) -> dict[str, list[list[di
     names = _names(objects)
     return {
         name: [
-            [{"name": names.get(id(p)), "shape": list(p.shape)} for p in group["params"]] for group in item.param_groups
+            [{"name": names.get(id(p)), "shape": None if is_lazy(p) else list(p.shape)} for p in group["params"]]
+            for group in item.param_groups
         ]
         for name, item in objects.items()
         if isinstance(item, torch.optim.Optimizer)
@@ -76,13 +85,60 @@ def _names(objects: Mapping[str, object]) -> dict[int, str]:
     return names
 
 
+def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
+    """Match a saved state to a module by the names of its tensors, whatever wraps either of them."""
+    module = unwrap(item)
+    own_names = {plain_name(name): name for name in module.state_dict()}
+    live = {plain_name(name): value for name, value in module.state_dict().items()}
+    there = {plain_name(name): value for name, value in saved.items()}
+    if all(name.startswith("module.") for name in there) and not any(name.startswith("module.") for name in live):
+        there = {name.removeprefix("module."): value for name, value in there.items()}
+    both = [(name, value, there[name]) for name, value in live.items() if name in there and not is_lazy(value)]
+    listed = (
+        _listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
+        _listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
+        _listed(
+            "of another shape",
+            [f"{name} (expected{_shape(a)}, found{_shape(b)})" for name, a, b in both if _shape(a) != _shape(b)],
+        ),
+    )
+    problem = "; ".join(text for text in listed if text)
+    if problem:
+        problem += "; this is the checkpoint of another model: build the model that it was saved from"
+    cast = [f"{name} ({b.dtype} in the file, {a.dtype} here)" for name, a, b in both if _dtype(a) != _dtype(b)]
+    filled = OrderedDict((own_names.get(name, name), value) for name, value in there.items())
+    if hasattr(saved, "_metadata"):  # the versions of the layers
+        filled._metadata = saved._metadata  # type: ignore[attr-defined]
+    return Match(
+        fill=lambda: module.load_state_dict(filled),
+        problems=[problem] if problem else [],
+        drift=[_listed("rounded to another dtype", cast)] if cast else [],
+        sure=all(isinstance(value, torch.Tensor) for value in there.values()),  # else its set_extra_state may refuse
+    )
+
+
+def _shape(value: Any) -> str:
+    return f" {tuple(value.shape)}" if isinstance(value, torch.Tensor) and not is_lazy(value) else ""
+
+
+def _dtype(value: Any) -> torch.dtype | None:
+    return value.dtype if isinstance(value, torch.Tensor) else None
+
+
+def _listed(what: str, names: list[str], most: int = 5) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {what}: {', '.join(names[:most])}{more}"
+
+
 def match_optimizer(
     name: str,
     optimizer: torch.optim.Optimizer,
     saved: Mapping[str, Any],
     described: list[list[dict[str, Any]]] | None,
     objects: Mapping[str, object],
-) -> OptimizerMatch:
+) -> Match:
     """Match a saved state to `optimizer`, group by group, by name where there are names, else by order and shape.
 
     `described` is what `describe_parameters` stored; None for a file of the recipe, which stores none.
@@ -91,7 +147,7 @@ def match_optimizer(
     groups = [dict(group) for group in saved.get("param_groups", [])]
     if len(groups) != len(live) or (described is not None and len(described) != len(groups)):
         problem = f"expected {len(live)} parameter groups, found {len(groups)} in the file; group them as they were"
-        return OptimizerMatch(fill=lambda: None, permuted=False, problems=[problem])
+        return Match(fill=lambda: None, problems=[problem])
     problems, permuted = [], False
     for number, (group, here) in enumerate(zip(groups, live, strict=True)):
         ids = list(group.get("params", []))
@@ -106,8 +162,39 @@ def match_optimizer(
             group["params"] = [ids[i] for i in order]
             if "param_names" in group:  # of an optimizer that was built from named parameters
                 group["param_names"] = [group["param_names"][i] for i in order]
+    if permuted and isinstance(optimizer, torch.optim.LBFGS):
+        problems.append("LBFGS keeps one history for all parameters: hand them over in the order in which it was saved")
     filled = {**saved, "param_groups": groups}
-    return OptimizerMatch(fill=lambda: optimizer.load_state_dict(filled), permuted=permuted, problems=problems)
+    return Match(fill=lambda: _fill(optimizer, filled), permuted=permuted, problems=problems)
+
+
+def _fill(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    optimizer.load_state_dict(state)
+    # torch casts what is stored per parameter to the parameter's dtype, single numbers (NAdam's mu_product) as well.
+    for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        for key, parameter in zip(saved["params"], live["params"], strict=True):
+            for name, value in state["state"].get(key, {}).items():
+                if isinstance(value, torch.Tensor) and value.ndim == 0:
+                    now = optimizer.state[parameter][name]
+                    optimizer.state[parameter][name] = value.to(now.device) if now.dtype != value.dtype else now
+
+
+def unnamed_parameters(described: Mapping[str, list[list[dict[str, Any]]]]) -> list[str]:
+    """Return a line per optimizer that trains parameters of no module among the objects: nobody saves them.
+
+    >>> loose = nn.Parameter(torch.zeros(1))
+    >>> unnamed_parameters(describe_parameters({"optimizer": torch.optim.SGD([loose])}))
+    ['optimizer trains 1 parameters that no object holds, so they are in no file; hand over the module they belong to']
+    """
+    counts = {
+        name: sum(entry["name"] is None for group in groups for entry in group) for name, groups in described.items()
+    }
+    return [
+        f"{name} trains {count} parameters that no object holds, so they are in no file; hand over the module they "
+        "belong to"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 def _guess(saved: Mapping[str, Any], key: Any) -> dict[str, Any]:
@@ -130,6 +217,6 @@ def _order(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> tuple[lis
     wrong = [
         f"{entry['name'] or f'parameter {place}'} (expected {tuple(entry['shape'])}, found {tuple(there[at]['shape'])})"
         for place, (entry, at) in enumerate(zip(here, order, strict=True))
-        if there[at]["shape"] is not None and list(there[at]["shape"]) != entry["shape"]
+        if None not in (entry["shape"], there[at]["shape"]) and list(there[at]["shape"]) != entry["shape"]
     ]
     return order, [f"of another shape: {', '.join(wrong[:5])}"] if wrong else []

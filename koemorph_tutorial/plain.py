@@ -24,15 +24,16 @@ def check_plain(value: Any, path: str = "") -> None:
     koemorph_tutorial.records.UnsavableStateError: scheduler_state_dict.fn[0]: expected numbers, text, tensors and \
 containers of them, found builtin_function_or_method; nothing was saved. Leave it out of the object's state_dict
     """
-    for found in _unreadable(value, path, set()):
-        hint = (
-            "Turn it into a plain number"
-            if found[1].startswith("numpy.")
-            else "Leave it out of the object's state_dict"
-        )
+    for where, what in _unreadable(value, path, set()):
+        if what.startswith("numpy."):
+            hint = "Turn it into a plain number"
+        elif where.startswith("config"):
+            hint = "Turn it into text or a number"
+        else:
+            hint = "Leave it out of the object's state_dict"
         raise UnsavableStateError(
-            f"{found[0] or 'checkpoint'}: expected numbers, text, tensors and containers of them, found {found[1]}; "
-            f"nothing was saved. {hint}"
+            f"{where or 'checkpoint'}: expected numbers, text, tensors and containers of them, found {what}; nothing "
+            f"was saved. {hint}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> 
         "hostname": socket.gethostname(),
         "git_commit": _commit_here(),
         "pytorch_version": str(torch.__version__),
-        "model_params": sum(parameter.numel() for parameter in parameters),
+        "model_params": sum(parameter.numel() for parameter in parameters if not is_lazy(parameter)),
         "training_time": training_time,
         "python": platform.python_version(),
         "platform": platform.platform(),

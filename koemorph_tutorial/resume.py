@@ -156,8 +156,8 @@ def _notes(found: Found) -> tuple[str, ...]:
     notes = []
     if "format_version" not in found.checkpoint:
         notes.append(
-            "written in the recipe's format (version 0): it holds no random states, no best and no place inside an "
-            "epoch, so these start anew; its epoch is taken as ended"
+            "written in the recipe's format (version 0): it holds no random states, no record of a best and no place "
+            "inside an epoch; its epoch is taken as ended"
         )
     best = _best_of(found.checkpoint)
     value = found.file.metrics.get(best.monitor, 0.0)

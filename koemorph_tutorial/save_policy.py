@@ -64,12 +64,13 @@ def decide(
         )
 
     numbered = numbered_name(epoch)
+    better = best.improved_by(metrics, epoch)
     if ending:
         if any(file.path.name == numbered for file in files):
             return Decision(names=(), reasons=(f"{numbered} is there",), best=best, next_epoch=None)
-        return Decision(names=(numbered, LAST_NAME), reasons=("the final epoch",), best=best, next_epoch=None)
+        names = (*([BEST_NAME] if better else []), numbered, LAST_NAME)  # a new best whose own save failed, say
+        return Decision(names=names, reasons=("the final epoch",), best=better or best, next_epoch=None)
 
-    better = best.improved_by(metrics, epoch)
     reasons = []
     if better:
         reasons.append(f"a new {better}")

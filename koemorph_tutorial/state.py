@@ -11,13 +11,15 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from .naming import describe_parameters, match_optimizer, plain_name, unwrap
+from .naming import describe_parameters, match_module, match_optimizer, plain_name, unnamed_parameters, unwrap
+from .plain import check_plain
 from .provenance import collect_metadata, find_drift
 from .records import FORMAT_VERSION, Best, MismatchError, Position, state_key
 from .rng import capture_rng, prepare_rng
@@ -77,7 +79,7 @@ def build(
     metrics: Mapping[str, float],
     best: Best,
     run: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
+    config: Any = None,
     training_time: float = 0.0,
     copy: bool = False,
 ) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def build(
         "metrics": dict(metrics),
         "best": asdict(best),
         "rng_state": rng_state,
-        "config": _plain_config(config),
+        "config": plain_config(config),
         "metadata": collect_metadata(modules, training_time),
     }
     prepare_rng(rng_state)()
@@ -128,44 +130,48 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
     unexpected = tuple(
         key.removesuffix("_state_dict") for key in checkpoint if key.endswith("_state_dict") and key not in known
     )
-    drift = find_drift(checkpoint)
-    if strict and drift:
-        raise MismatchError("not bitwise from here: " + "; ".join(drift))
     modules = {name for name, item in objects.items() if isinstance(item, nn.Module)}
     if (modules and modules <= set(missing)) or len(missing) == len(objects):
         found = ", ".join(unexpected) or "no state at all"
         raise MismatchError(f"expected the state of {', '.join(modules or missing)}, found {found}")
 
+    described = checkpoint.get("optimizer_parameters", {})
+    drift = [*find_drift(checkpoint), *unnamed_parameters(described)]
     sure: list[Callable[[], object]] = []
-    unsure: list[tuple[str, Any, dict[str, Any]]] = []
-    permuted, problems = [], []
+    unsure: list[tuple[str, Any, Callable[[], object]]] = []  # what only the object itself can check
+    permuted: list[str] = []
+    problems: list[str] = []
     # Modules first: where the model is another one, what its optimizer says is no news.
     for name, item in sorted(objects.items(), key=lambda pair: not isinstance(pair[1], nn.Module)):
         saved = checkpoint.get(state_key(name))
-        if name in missing:
+        if name in missing or (problems and isinstance(item, torch.optim.Optimizer)):
             continue
         if not isinstance(saved, Mapping):
             problems.append(f"{state_key(name)}: expected a dict, found {type(saved).__name__}")
-        elif isinstance(item, nn.Module):
-            fill, problem = _match_module(item, saved)
-            sure.append(fill)
-            problems += [f"{name}: {problem}"] if problem else []
-        elif isinstance(item, torch.optim.Optimizer) and not problems:
-            described = checkpoint.get("optimizer_parameters", {}).get(name)
-            match = match_optimizer(name, item, saved, described, objects)
-            sure.append(match.fill)
+        elif isinstance(item, (nn.Module, torch.optim.Optimizer)):
+            if isinstance(item, nn.Module):
+                match = match_module(item, saved)
+            else:
+                match = match_optimizer(name, item, saved, described.get(name), objects)
             permuted += [name] if match.permuted else []
             problems += [f"{name}: {problem}" for problem in match.problems]
+            drift += [f"{name}: {why}" for why in match.drift]
+            if match.sure:
+                sure.append(match.fill)
+            else:
+                unsure.append((name, item, match.fill))
         else:
-            unsure.append((name, item, dict(saved)))
+            unsure.append((name, item, partial(_load_into, item, dict(saved))))
     if problems:
         raise MismatchError("; ".join(problems))
+    if strict and drift:
+        raise MismatchError("not bitwise from here: " + "; ".join(drift))
     apply_rng = prepare_rng(checkpoint.get("rng_state", {}))
     _fill_or_put_back(unsure)
     for fill in sure:
         fill()
     apply_rng()
-    return Restored(missing=missing, unexpected=unexpected, permuted=tuple(permuted), drift=drift)
+    return Restored(missing=missing, unexpected=unexpected, permuted=tuple(permuted), drift=tuple(drift))
 
 
 def _state_of(item: Any) -> dict[str, Any]:
@@ -180,52 +186,17 @@ def _state_of(item: Any) -> dict[str, Any]:
     return state
 
 
-def _match_module(item: nn.Module, saved: Mapping[str, Any]) -> tuple[Callable[[], object], str]:
-    """Return how to fill a module, and what does not fit ('' if all does)."""
-    module = unwrap(item)
-    own_names = {plain_name(name): name for name in module.state_dict()}
-    live = {plain_name(name): value for name, value in module.state_dict().items()}
-    there = {plain_name(name): value for name, value in saved.items()}
-    if all(name.startswith("module.") for name in there) and not any(name.startswith("module.") for name in live):
-        there = {name.removeprefix("module."): value for name, value in there.items()}
-    problems = [
-        _listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
-        _listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
-        _listed(
-            "of another shape",
-            [
-                f"{name} (expected{_shape(value)}, found{_shape(there[name])})"
-                for name, value in live.items()
-                if name in there and _shape(value) != _shape(there[name])
-            ],
-        ),
-    ]
-    problem = "; ".join(text for text in problems if text)
-    if problem:
-        problem += "; this is the checkpoint of another model: build the model that it was saved from"
-    filled = OrderedDict((own_names.get(name, name), value) for name, value in there.items())
-    if hasattr(saved, "_metadata"):  # the versions of the layers
-        filled._metadata = saved._metadata  # type: ignore[attr-defined]
-    return lambda: module.load_state_dict(filled), problem
-
-
-def _shape(value: Any) -> str:
-    return f" {tuple(value.shape)}" if isinstance(value, torch.Tensor) else ""
-
-
-def _listed(what: str, names: list[str], most: int = 5) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}: {', '.join(names[:most])}{more}"
-
-
-def _fill_or_put_back(items: list[tuple[str, Any, dict[str, Any]]]) -> None:
+def _fill_or_put_back(items: list[tuple[str, Any, Callable[[], object]]]) -> None:
     before: list[tuple[Any, dict[str, Any]]] = []
-    for name, item, saved in items:
+    for name, item, fill in items:
         try:
-            before.append((item, copying.deepcopy(_state_of(item))))
-            _load_into(item, saved)
+            own = (
+                {"generator_state": item.get_state()}
+                if isinstance(item, torch.Generator)
+                else unwrap(item).state_dict()
+            )
+            before.append((item, copying.deepcopy(own)))
+            fill()
         except Exception as error:  # whatever an object of the caller's raises
             for filled, state in reversed(before):
                 with suppress(Exception):  # the one that refused may refuse this as well
@@ -237,14 +208,28 @@ def _load_into(item: Any, state: dict[str, Any]) -> None:
     if isinstance(item, torch.Generator):
         item.set_state(state["generator_state"])
     else:
-        item.load_state_dict(state)
+        unwrap(item).load_state_dict(state)
 
 
-def _plain_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    if config is None:
-        return {}
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return a config as plain containers: a mapping, a dataclass, an argparse.Namespace or a DictConfig of OmegaConf.
+
+    Raises:
+        UnsavableStateError: the path of the first value that is no number, text or container of them.
+
+    >>> from argparse import Namespace
+    >>> plain_config(Namespace(lr=0.1))
+    {'lr': 0.1}
+    """
     omegaconf = sys.modules.get("omegaconf")
-    if omegaconf is not None and omegaconf.OmegaConf.is_config(config):
-        plain: dict[str, Any] = omegaconf.OmegaConf.to_container(config, resolve=True)
-        return plain
-    return dict(config)
+    plain: dict[str, Any]
+    if config is None:
+        plain = {}
+    elif omegaconf is not None and omegaconf.OmegaConf.is_config(config):
+        plain = omegaconf.OmegaConf.to_container(config, resolve=True)
+    elif is_dataclass(config) and not isinstance(config, type):
+        plain = asdict(config)
+    else:
+        plain = copying.deepcopy(dict(config if isinstance(config, Mapping) else vars(config)))
+    check_plain(plain, "config")
+    return plain

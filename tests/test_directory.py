@@ -125,7 +125,9 @@ def test_a_best_that_is_gone_is_replaced_by_the_best_that_remains(tmp_path: Path
     damage(tmp_path / numbered_name(1), 1)  # so the second best is taken
     best, notes = mend(tmp_path, tmp_path, Best(value=0.1, epoch=2))
     assert Best(value=0.4, epoch=0) == best
-    assert ["best_model.pth was put back, from checkpoint_epoch_000.pth: best loss 0.4 at epoch 0"] == notes
+    (said,) = notes
+    assert said.startswith("best_model.pth was put back, from checkpoint_epoch_000.pth: best loss 0.4 at epoch 0; ")
+    assert said.endswith("what was better, best loss 0.1 at epoch 2, is in no sound file")
     assert 0 == epochs(tmp_path)["best_model.pth"]
 
 
@@ -157,3 +159,56 @@ def test_a_branch_finds_its_best_where_it_came_from(tmp_path: Path) -> None:
     assert Best(value=0.2, epoch=1) == best
     assert {"best_model.pth": 1, "last_model.pth": 3} == epochs(branch)
     assert "last_model.pth" == list_checkpoints(branch)[0].path.name
+
+
+def test_a_best_that_does_not_count_keeps_its_bytes(tmp_path: Path) -> None:
+    """Another metric is watched now: the old best gives up its name and gets its number, if it had none."""
+    save(tmp_path, "best_model.pth", 2, loss=0.9)
+    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=0.5)
+    best, notes = mend(tmp_path, tmp_path, Best())
+    assert Best(value=0.5, epoch=5) == best
+    assert "checkpoint_epoch_002.pth keeps what was best_model.pth" == notes[0]
+    assert {"best_model.pth": 5, numbered_name(2): 2, numbered_name(5): 5, "last_model.pth": 5} == epochs(tmp_path)
+
+
+def test_a_branch_from_what_was_moved_aside_finds_the_best_one_floor_up(tmp_path: Path) -> None:
+    """abandoned-001 went on from the files of its own run."""
+    parent = tmp_path / "parent"
+    save(parent, "best_model.pth", 1, loss=0.2)
+    (parent / "abandoned-001").mkdir()
+    origin = save(parent, numbered_name(3), 3, loss=0.5).rename(parent / "abandoned-001" / numbered_name(3))
+    branch = tmp_path / "branch"
+    save(branch, "last_model.pth", 3, loss=0.5, saves=1)
+    best, _ = mend(branch, origin, Best(value=0.2, epoch=1), str(origin))
+    assert (Best(value=0.2, epoch=1), 1) == (best, epochs(branch)["best_model.pth"])
+
+
+def test_a_damaged_best_is_moved_aside_as_well(tmp_path: Path) -> None:
+    """Its header is sound, its weights are not: it would stay the best for ever."""
+    save(tmp_path, numbered_name(1), 1)
+    damage(save(tmp_path, "best_model.pth", 1), 1)
+    save(tmp_path, "last_model.pth", 5)
+    assert ["1 damaged checkpoints were moved to abandoned-001/, none was removed"] == abandon(
+        find(tmp_path), tmp_path, newer=False
+    )
+    mend(tmp_path, tmp_path, Best(value=0.5, epoch=1))
+    assert (tmp_path / "best_model.pth").samefile(tmp_path / numbered_name(1))
+
+
+def test_a_place_aside_is_never_used_twice(tmp_path: Path) -> None:
+    """Somebody removed abandoned-001 and kept 002."""
+    save(tmp_path, numbered_name(0), 0)
+    save(tmp_path, numbered_name(1), 1)
+    (tmp_path / "abandoned-002").mkdir()
+    abandon(find(tmp_path / numbered_name(0)), tmp_path, newer=True)
+    assert {numbered_name(1): 1} == epochs(tmp_path / "abandoned-003")
+
+
+def test_what_is_inside_an_epoch_gets_no_number(tmp_path: Path) -> None:
+    """Also at its batch 0, where a position says the same as that of an epoch that begins."""
+    path = save(tmp_path, "last_model.pth", 0)
+    content: dict[str, Any] = torch.load(path)
+    content["position"] = {"epoch": 0, "batch": 0, "global_step": 0}
+    save_checkpoint(content, path)
+    mend(tmp_path, tmp_path, Best())
+    assert ["last_model.pth"] == [each.name for each in tmp_path.iterdir()]

@@ -513,11 +513,61 @@ def test_samplers_whose_generators_cannot_be_saved_are_refused(make: Callable[[]
         ResumableLoader(DataLoader(Numbers(4), batch_sampler=make()))
 
 
-def test_samplers_may_share_a_generator() -> None:
-    """One generator in two places is one."""
+def test_a_given_generator_is_drawn_from_once_and_left_alone() -> None:
+    """Shared by two loaders, saved as an object of its own, drawn from by a validation: the order does not notice."""
     shared = torch.Generator().manual_seed(4)
     loader = ResumableLoader(DataLoader(Numbers(4), batch_sampler=Choosing(Drawing(shared), shared)))
-    assert shared.get_state().equal(loader.state_dict()["generator_state"])
+    other = ResumableLoader(DataLoader(Numbers(4), shuffle=True, generator=shared))
+    before = shared.get_state()
+    state = loader.state_dict()["generator_state"]
+    list(other)
+    assert before.equal(shared.get_state())
+    assert state.equal(loader.state_dict()["generator_state"])
+    assert not state.equal(before)
+
+
+def test_two_loaders_do_not_get_the_same_order() -> None:
+    """Unpaired data would become paired, epoch after epoch."""
+    torch.manual_seed(0)
+    first, second = (ResumableLoader(DataLoader(Numbers(100), batch_size=100, shuffle=True)) for _ in range(2))
+    assert [batch.tolist() for batch in first] != [batch.tolist() for batch in second]
+    shared = torch.Generator().manual_seed(0)
+    loaders = [ResumableLoader(DataLoader(Numbers(100), 100, shuffle=True, generator=shared)) for _ in range(2)]
+    assert next(iter(loaders[0])).tolist() != next(iter(loaders[1])).tolist()
+
+
+def test_an_iterator_kept_beyond_its_epoch_is_refused() -> None:
+    """Its place could not be saved: said at the next batch, not found out after a resume."""
+    loader = ResumableLoader(DataLoader(Numbers(4)))
+    kept = iter(loader)
+    next(kept)
+    loader.end_epoch()
+    with pytest.raises(RuntimeError, match=r"this iteration ended with its epoch, .* call iter\(loader\) anew in each"):
+        next(kept)
+    peeked = iter(loader)
+    next(peeked)
+    assert 4 == len(list(loader))
+    with pytest.raises(RuntimeError, match="or another one began since"):
+        next(peeked)
+
+
+def test_wrapping_a_wrapper_wraps_what_is_in_it() -> None:
+    """A cell `loader = ResumableLoader(loader)` that is run twice; and what a DataLoader has is there."""
+    loader = ResumableLoader(DataLoader(Numbers(4), batch_size=2))
+    again = ResumableLoader(loader)
+    assert [[0, 1], [2, 3]] == [batch.tolist() for batch in again]
+    assert (4, 2) == (len(again.dataset), again.batch_size)
+    with pytest.raises(AttributeError):
+        again.nothing  # noqa: B018
+
+
+def test_workers_that_lived_before_the_wrapping_do_not_matter() -> None:
+    """Persistent workers keep the order that they were started with: the wrapper starts its own."""
+    raw = DataLoader(Numbers(6), batch_size=2, num_workers=1, persistent_workers=True)
+    next(iter(raw))
+    loader = ResumableLoader(raw)
+    loader.load_state_dict({**loader.state_dict(), "batches": 2})
+    assert [[4, 5]] == [batch.tolist() for batch in loader]
 
 
 def test_the_length_is_that_of_the_loader() -> None:

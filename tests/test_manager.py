@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from koemorph_tutorial import CheckpointManager, ResumableLoader, list_checkpoints, load_checkpoint
 from koemorph_tutorial.records import (
@@ -560,6 +562,271 @@ def test_inside_an_epoch_the_loader_is_needed(tmp_path: Path) -> None:
     assert "" == difference(before, fresh["model"].state_dict())
 
 
+# -- other people's loops ------------------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset[torch.Tensor]):
+    """A stream that knows no length and draws from the global generator."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yield twelve random samples."""
+        for _ in range(12):
+            yield torch.randn(3)
+
+
+def train_stream(directory: Path, total: int, leave_at: tuple[int, int] | None = None) -> None:
+    """Train on a stream, perhaps leaving it at an (epoch, batch)."""
+    objects = make_objects()
+    objects["loader"] = ResumableLoader(DataLoader(Stream(), batch_size=3))
+    with manage(directory, objects, every_n_steps=1) as checkpoints:
+        for epoch in checkpoints.epochs(total):
+            for x in objects["loader"]:
+                objects["optimizer"].zero_grad()
+                objects["model"](x).square().mean().backward()
+                objects["optimizer"].step()
+                checkpoints.step()
+                if (epoch, checkpoints.position.batch) == leave_at:
+                    raise KeyboardInterrupt
+            objects["scheduler"].step()
+            checkpoints.save({"loss": 1.0})
+
+
+def test_a_stream_without_a_length_comes_back_bitwise(tmp_path: Path) -> None:
+    """An IterableDataset is read up to its batch."""
+    train_stream(tmp_path / "straight", 3)
+    with pytest.raises(KeyboardInterrupt):
+        train_stream(tmp_path / "stopped", 3, leave_at=(1, 2))
+    train_stream(tmp_path / "stopped", 3)
+    there, here = (load_checkpoint(tmp_path / which / "last_model.pth") for which in ("straight", "stopped"))
+    assert "" == difference(there, here)
+
+
+def shared_generator_run(directory: Path, leave_at: int | None = None) -> None:
+    """Train with one generator for two loaders, a validation inside the epoch, and among the objects."""
+    objects = make_objects()
+    shared = torch.Generator().manual_seed(3)
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(9))
+    first, second = (DataLoader(TensorDataset(x), 3, shuffle=True, generator=shared) for _ in range(2))
+    objects |= {"loader": ResumableLoader(first), "other": ResumableLoader(second), "generator": shared}
+    validation = DataLoader(TensorDataset(x), 4, generator=shared)
+    with manage(directory, objects, every_n_steps=1) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            for (a,), (b,) in zip(objects["loader"], objects["other"], strict=True):
+                objects["optimizer"].zero_grad()
+                (objects["model"](a) - objects["model"](b)).square().mean().backward()
+                objects["optimizer"].step()
+                checkpoints.step()
+                if checkpoints.position.batch == 2:
+                    sum(len(batch) for batch in validation)
+                if checkpoints.position.global_step == leave_at:
+                    raise KeyboardInterrupt
+            objects["scheduler"].step()
+            checkpoints.save({"loss": 1.0})
+
+
+@pytest.mark.parametrize("leave_at", [5, 7])
+def test_one_generator_for_everything_comes_back_bitwise(tmp_path: Path, leave_at: int) -> None:
+    """PyTorch's own page on reproducibility has one `g` for all loaders."""
+    shared_generator_run(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        shared_generator_run(tmp_path / "stopped", leave_at)
+    shared_generator_run(tmp_path / "stopped")
+    there, here = (load_checkpoint(tmp_path / which / "last_model.pth") for which in ("straight", "stopped"))
+    assert "" == difference(there, here)
+
+
+def test_step_without_a_new_batch_is_refused(tmp_path: Path) -> None:
+    """After each of two optimizers, or with the raw loader in the loop: the save would lie where nobody can go on."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path / "twice", objects)
+    epochs = checkpoints.epochs(1)
+    next(epochs)
+    batches = iter(objects["loader"])
+    next(batches)
+    checkpoints.step()
+    with pytest.raises(
+        RuntimeError, match=r"expected a new batch .* call step once a batch, after the last optimizer's"
+    ):
+        checkpoints.step()
+    next(iter(objects["loader"]))
+    with pytest.raises(RuntimeError, match="expected a new batch"):
+        checkpoints.step()
+    checkpoints = manage(tmp_path / "raw", make_objects(), every_minutes=1e-9)
+    kept = checkpoints.epochs(1)
+    next(kept)
+    with pytest.raises(RuntimeError, match="iterate the ResumableLoader itself"):
+        checkpoints.step()
+    assert [] == names(tmp_path / "raw")
+
+
+def test_a_second_pass_inside_an_epoch_is_refused(tmp_path: Path) -> None:
+    """Its place could not be told from that of the first."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects)
+    kept = checkpoints.epochs(1)
+    next(kept)
+    for _ in objects["loader"]:
+        checkpoints.step()
+    next(iter(objects["loader"]))
+    with pytest.raises(RuntimeError, match="began again inside the epoch; one pass over it is one epoch"):
+        checkpoints.step()
+
+
+def test_the_loader_that_is_read_is_the_one_that_counts(tmp_path: Path) -> None:
+    """A validation loader stands first among the objects; a short one is cycled beside a long one."""
+    objects = make_objects()
+    validation = ResumableLoader(DataLoader(TensorDataset(torch.zeros(20, 1))))
+    with manage(tmp_path, {"validation": validation, **objects}, every_n_steps=1) as checkpoints:
+        for _ in checkpoints.epochs(1):
+            for _batch in objects["loader"]:
+                checkpoints.step()
+            assert 20 == len(list(validation))
+            checkpoints.save({"loss": 1.0})
+    assert 4 == load_checkpoint(tmp_path / "last_model.pth")["global_step"]
+
+
+def test_a_loop_that_asks_one_epoch_ahead_loses_nothing(tmp_path: Path) -> None:
+    """zip pulls the next epoch before it notices that the other side is empty."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for _ in zip(checkpoints.epochs(50), range(3), strict=False):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0})
+    assert 2 == epochs_of(tmp_path)["checkpoint_epoch_002.pth"] == epochs_of(tmp_path)["last_model.pth"]
+
+
+def test_a_parameter_that_nobody_holds_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The optimizer trains it and no file will hold it."""
+    manage(tmp_path, {**make_objects(), "alpha": torch.optim.Adam([nn.Parameter(torch.zeros(1))])})
+    assert [
+        "alpha trains 1 parameters that no object holds, so they are in no file; hand over the module they belong to"
+    ] == (caplog.messages)
+
+
+def test_a_cell_that_is_run_twice_takes_over(tmp_path: Path) -> None:
+    """The older manager writes nothing more, whenever its iterator dies, and says so when it is used."""
+    old = make_objects()
+    older = manage(tmp_path, old, save_freq=1, milestones=())
+    kept = older.epochs(9)
+    for epoch in kept:
+        older.save({"loss": 2.0 + epoch})
+        if epoch == 2:
+            break
+    new = make_objects()
+    newer = manage(tmp_path, new, save_freq=1, milestones=(), keep_last_n=2)
+    for epoch in newer.epochs(8):
+        train_epoch(new, newer)
+        newer.save({"loss": 2.0 + epoch})
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    kept.close()
+    older.close()
+    assert before == {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    with pytest.raises(RuntimeError, match="or a newer one took its directory over; use that one"):
+        older.save({"loss": 1.0})
+
+
+def test_a_closed_managers_iterator_writes_nothing(tmp_path: Path) -> None:
+    """A progress bar that was kept in a variable is collected much later."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        kept = checkpoints.epochs(9)
+        for epoch in kept:
+            checkpoints.save({"loss": 1.0})
+            if epoch == 1:
+                break
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    kept.close()
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_save_that_failed_after_its_first_name_does_not_lose_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full between best and last: the next try, when the loop is left, knows the best as well."""
+    objects = make_objects()
+    links, real = [0], os.link
+
+    def full(*arguments: Any, **more: Any) -> None:
+        links[0] += 1
+        if links[0] == 3:
+            raise OSError(28, "No space left on device")
+        real(*arguments, **more)
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(CheckpointWriteError), manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0 / (epoch + 1)})
+    assert {"best_model.pth": 1, "checkpoint_epoch_000.pth": 0, "checkpoint_epoch_001.pth": 1, "last_model.pth": 1} == (
+        epochs_of(tmp_path)
+    )
+    assert 0.5 == manage(tmp_path, make_objects()).resume().best.value
+
+
+def test_the_best_of_a_recipes_directory_is_not_written_over(tmp_path: Path) -> None:
+    """Version 0 has no record of a best: it is what the files themselves say."""
+    items = make_objects()
+    for name, epoch, loss in (
+        ("checkpoint_epoch_000.pth", 0, 1.0),
+        ("best_model.pth", 3, 0.3),
+        ("last_model.pth", 5, 0.5),
+    ):
+        torch.save(
+            {
+                "epoch": epoch,
+                "global_step": epoch,
+                "model_state_dict": items["model"].state_dict(),
+                "optimizer_state_dict": items["optimizer"].state_dict(),
+                "metrics": {"loss": np.float64(loss)},
+                "config": {},
+            },
+            tmp_path / name,
+        )
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for _ in checkpoints.epochs(8):
+            checkpoints.save({"loss": 0.9})
+    assert 3 == epochs_of(tmp_path)["best_model.pth"]
+    branch = manage(tmp_path / "branch", make_objects()).resume(tmp_path / "best_model.pth")
+    assert (0.3, 3) == (branch.best.value, branch.best.epoch)
+
+
+def test_a_monitor_that_changes_at_a_resume_keeps_the_old_best(tmp_path: Path) -> None:
+    """Its bytes get a number before another epoch takes the name."""
+    objects = make_objects()
+    with manage(tmp_path, objects, monitor="accuracy", mode="max") as checkpoints:
+        for epoch in checkpoints.epochs(5):
+            checkpoints.save({"loss": 5.0 - epoch, "accuracy": 0.9 if epoch == 2 else 0.1})
+    resumed = manage(tmp_path, make_objects()).resume()
+    assert "checkpoint_epoch_002.pth keeps what was best_model.pth" in resumed.notes
+    assert (1.0, 4) == (resumed.best.value, resumed.best.epoch)
+    assert (4, 2) == (epochs_of(tmp_path)["best_model.pth"], epochs_of(tmp_path)["checkpoint_epoch_002.pth"])
+
+
+def test_a_last_model_that_was_removed_is_written_anew_at_the_end(tmp_path: Path) -> None:
+    """Somebody tidied up while the training ran."""
+    objects = make_objects()
+    with manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints)
+            checkpoints.save({"loss": 1.0 / (epoch + 1)})
+            (tmp_path / "last_model.pth").unlink()
+    assert 2 == epochs_of(tmp_path)["last_model.pth"] == epochs_of(tmp_path)["checkpoint_epoch_002.pth"]
+
+
+def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.chdir during the training does not split the run over two folders."""
+    (tmp_path / "elsewhere/run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    objects = make_objects()
+    with manage(Path("run"), objects, save_freq=1) as checkpoints:
+        for _ in checkpoints.epochs(2):
+            checkpoints.save({"loss": 1.0})
+            monkeypatch.chdir(tmp_path / "elsewhere")
+    assert 1 == epochs_of(tmp_path / "run")["last_model.pth"]
+    assert [] == names(tmp_path / "elsewhere/run")
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -611,6 +878,8 @@ def test_settings_and_objects_are_checked_when_the_manager_is_made(tmp_path: Pat
         CheckpointManager(tmp_path, {"fn": print})
     with pytest.raises(ValueError, match="every_n_steps: saving inside an epoch needs a ResumableLoader"):
         manage(tmp_path, make_objects(resumable=False), every_n_steps=5)
+    with pytest.raises(UnsavableStateError, match=r"config\.out: .* found pathlib\.\w*PosixPath; .* Turn it into text"):
+        CheckpointManager(tmp_path, make_objects(), config={"out": tmp_path})
     with pytest.raises(TypeError, match=r"metrics\['loss'\]: expected one number, found list"):
         manage(tmp_path, make_objects()).save({"loss": [1.0]})  # type: ignore[dict-item]
     assert [] == names(tmp_path)
@@ -628,7 +897,6 @@ def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path:
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC at fsync: the error carries its errno, the files are as before, no temporary is left, best stays."""
     import errno
-    import os
 
     run(tmp_path, 2)
     before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
@@ -650,8 +918,6 @@ def test_what_goes_wrong_when_the_loop_is_left_is_raised_at_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error inside a generator that is being dropped would only be printed."""
-    import os
-
     objects = make_objects()
 
     def broken(_: int) -> None:

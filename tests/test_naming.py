@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from koemorph_tutorial.naming import OptimizerMatch, describe_parameters, match_optimizer, plain_name, unwrap
+from koemorph_tutorial.naming import Match, describe_parameters, match_optimizer, plain_name, unwrap
 
 compiled = partial(torch.compile, backend="eager")  # wraps in the same way and brings no compiler
 Make = Callable[[nn.Module], torch.optim.Optimizer]
@@ -86,7 +86,7 @@ def saved(make: Make, model: nn.Module | None = None) -> tuple[dict[str, Any], l
     return copy.deepcopy(optimizer.state_dict()), described
 
 
-def matched(make: Make, state: dict[str, Any], described: Any, model: nn.Module | None = None) -> OptimizerMatch:
+def matched(make: Make, state: dict[str, Any], described: Any, model: nn.Module | None = None) -> Match:
     model = net() if model is None else model
     return match_optimizer("optimizer", make(model), state, described, {"model": model})
 
@@ -370,3 +370,16 @@ def test_parameters_of_no_module_are_matched_by_order_and_shape() -> None:
     assert [
         "group 0: of another shape: parameter 0 (expected (3,), found (2,)), parameter 1 (expected (2,), found (3,))"
     ] == (match_optimizer("optimizer", other, optimizer.state_dict(), described, {}).problems)
+
+
+def test_lbfgs_in_another_order_is_refused() -> None:
+    """Its history is one flat vector over all parameters: nothing in it can be found by name."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    first, second = (
+        torch.optim.LBFGS(parameters) for parameters in (list(model.parameters()), list(model.parameters())[::-1])
+    )
+    described = describe_parameters({"model": model, "optimizer": first})["optimizer"]
+    match = match_optimizer("optimizer", second, first.state_dict(), described, {"model": model})
+    assert ["LBFGS keeps one history for all parameters: hand them over in the order in which it was saved"] == (
+        match.problems
+    )

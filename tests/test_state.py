@@ -259,3 +259,102 @@ def test_a_copy_shares_no_memory(tmp_path: Path) -> None:
     for parameter in items["model"].parameters():
         nn.init.zeros_(parameter)
     assert "" == difference(before, kept)
+
+
+def test_another_dtype_is_drift() -> None:
+    """Rounding float64 to float32 is no bitwise resume: one line, an error under strict."""
+    checkpoint = checkpoint_of({"model": nn.Linear(2, 1).double()})
+    line = "model: 2 rounded to another dtype: weight (torch.float64 in the file, torch.float32 here), bias (torch."
+    (said,) = restore(checkpoint, {"model": nn.Linear(2, 1)}).drift
+    assert said.startswith(line)
+    with pytest.raises(MismatchError, match="not bitwise from here: model: 2 rounded"):
+        restore(checkpoint, {"model": nn.Linear(2, 1)}, strict=True)
+
+
+def test_a_parameter_that_nobody_holds_is_drift() -> None:
+    """The optimizer's moments come back, the parameter does not."""
+    loose = nn.Parameter(torch.zeros(1))
+    items = {"model": nn.Linear(1, 1), "temperature": torch.optim.Adam([loose])}
+    (said,) = restore(checkpoint_of(items), items).drift
+    assert said.startswith("temperature trains 1 parameters that no object holds, so they are in no file")
+
+
+def test_extra_state_that_is_refused_leaves_everything_as_it_was() -> None:
+    """set_extra_state is somebody's code: the weights before it are put back."""
+
+    class Vocabulary(nn.Linear):
+        refuses = False
+
+        def get_extra_state(self) -> dict[str, int]:
+            return {"size": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            if self.refuses:
+                raise KeyError("vocab")
+
+    checkpoint = checkpoint_of({"model": Vocabulary(1, 1), "scheduler": objects()["scheduler"]})
+    other = {"model": Vocabulary(1, 1), "scheduler": objects()["scheduler"]}
+    other["model"].refuses = True
+    other["scheduler"].last_epoch = 5
+    weight = other["model"].weight.item()
+    with pytest.raises(MismatchError, match="model: refused its state: KeyError: 'vocab'"):
+        restore(checkpoint, other)
+    assert (weight, 5) == (other["model"].weight.item(), other["scheduler"].last_epoch)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_lazy_model_is_filled_without_a_dry_run() -> None:
+    """Its shapes come out of the file, as torch itself does it."""
+
+    def lazy() -> dict[str, Any]:
+        model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+        return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+
+    items = lazy()
+    items["model"](torch.zeros(1, 5))
+    other = lazy()
+    restore(checkpoint_of(items), other)
+    assert items["model"][0].weight.tolist() == other["model"][0].weight.tolist()
+    checkpoint_of(lazy())
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.NAdam, torch.optim.ASGD])
+def test_single_numbers_of_an_optimizer_keep_their_dtype(optimizer: Any) -> None:
+    """torch casts them to the dtype of the parameter, and the run goes on with other bits."""
+
+    def make() -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1).double()
+        return {"model": model, "optimizer": optimizer(model.parameters())}
+
+    def train(items: dict[str, Any], steps: int) -> None:
+        for step in range(steps):
+            items["optimizer"].zero_grad()
+            items["model"](torch.full((2, 3), step + 0.3, dtype=torch.float64)).square().sum().backward()
+            items["optimizer"].step()
+
+    straight, stopped, resumed = make(), make(), make()
+    train(straight, 3)
+    train(stopped, 3)
+    restore(checkpoint_of(stopped), resumed)
+    train(straight, 3)
+    train(resumed, 3)
+    assert "" == difference(checkpoint_of(straight)["model_state_dict"], checkpoint_of(resumed)["model_state_dict"])
+    assert "" == difference(straight["optimizer"].state_dict(), resumed["optimizer"].state_dict())
+
+
+@pytest.mark.parametrize("kind", ["namespace", "dataclass", "mapping"])
+def test_a_config_may_be_what_people_have(kind: str) -> None:
+    """argparse's Namespace, a dataclass, any mapping: stored as plain containers."""
+    from argparse import Namespace
+    from dataclasses import dataclass
+    from types import MappingProxyType
+
+    @dataclass
+    class Settings:
+        lr: float = 0.1
+
+    config: Any = {"namespace": Namespace(lr=0.1), "dataclass": Settings(), "mapping": MappingProxyType({"lr": 0.1})}[
+        kind
+    ]
+    assert {"lr": 0.1} == checkpoint_of(objects(), config=config)["config"]

@@ -26,8 +26,8 @@ class DataConfig:
     """Say who talks, for how long, and into how many windows it is cut."""
 
     # What the voices say. Seed and speakers were chosen together to show what checkpoints are for: a loss that halves,
-    # and a best epoch that is not the last. With them nine of the training seeds 0 to 9 show both; with the training
-    # seed 7, five of the data seeds 0 to 9. It is a choice, not a law.
+    # and a best epoch that is not the last. With them the training seeds 0 to 9 all show both; with the training seed
+    # 1, nine of the data seeds 0 to 9. It is a choice, not a law.
     seed: int = 1
     seconds: float = 12.0  # that each speaker talks
     window_seconds: float = 0.4  # of audio that the network hears for one face
@@ -136,10 +136,10 @@ class Config:
     koemorph_tutorial.training.settings.ConfigError: training.lr: expected a number above 0, up to 10, found -1.0
     """
 
-    # Of the first weights, the order of the windows, dropout and augmentation. 7 is chosen: of the seeds 0 to 9 it ends
-    # the furthest above its best epoch, and still does when the first weights are nudged by a millionth or a processor
-    # rounds differently. Most others end above their best too, by less; with 8 it can be by nothing.
-    seed: int = 7
+    # Of the first weights, the order of the windows, dropout and augmentation. 1 is chosen: of the seeds 0 to 9 it ends
+    # the furthest above its best epoch, and still by a fifth or more where a processor rounds differently. The others
+    # end above their best too, by less: 8 % at the least.
+    seed: int = 1
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
