@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .durable import link, sync_directory
+from .durable import link, refusals_named, sync_directory
 from .records import LAST_NAME, Best, CheckpointError, CheckpointSettings, Position
 from .retention import Plan, carry_out, plan_retention
 from .save_policy import Decision
@@ -45,6 +45,7 @@ class Commits:
         self.best = Best(monitor=settings.monitor, mode=settings.mode)
         self.position = Position()
         self.run: dict[str, Any] | None = None  # None until it is known whether the run is fresh or resumed
+        self._newest: tuple[object, ...] | None = None  # what ``last_model.pth`` was when it was last put in place
         self._on_saved = on_saved
         self._saved_at = time.monotonic()
 
@@ -58,6 +59,7 @@ class Commits:
         self.run = dict(run)
         self.best = best or self.best
         self.position = position or self.position
+        self._newest = self._last_model()
         self._saved_at = time.monotonic()
 
     def next_run(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class Commits:
         first, *others = decision.names
         save_checkpoint(checkpoint, self.directory / first, also=others)
         self.run, self.best, self.position = dict(checkpoint["run"]), decision.best, position
+        self._newest = self._last_model()
         self._saved_at = time.monotonic()
         saved = Saved(
             files=tuple(self.directory / name for name in decision.names),
@@ -89,20 +92,20 @@ class Commits:
 
     def is_newest(self, position: Position) -> bool:
         """Say whether ``last_model.pth`` is what this run saved at `position`, and still is."""
+        return position == self.position and self._newest is not None and self._newest == self._last_model()
+
+    def _last_model(self) -> tuple[object, ...] | None:
         try:
             file = describe(self.directory / LAST_NAME)
         except CheckpointError:
-            return False
-        return self.run is not None and (self.run["line"], self.run["saves"], position) == (
-            file.line,
-            file.saves,
-            file.position,
-        )
+            return None
+        return file.line, file.saves, file.position, file.inode
 
     def name_newest(self, name: str) -> None:
         """Give the bytes of ``last_model.pth`` one more name."""
-        link(self.directory / LAST_NAME, self.directory / name)
-        sync_directory(self.directory)
+        with refusals_named(self.directory / name):
+            link(self.directory / LAST_NAME, self.directory / name)
+            sync_directory(self.directory)
         logger.info("named the newest save %s; %s", name, self.retain())
 
     def retain(self) -> Plan:

@@ -20,6 +20,8 @@ from .records import (
     CheckpointNotFoundError,
     CheckpointSettings,
     DamagedCheckpointError,
+    MismatchError,
+    UnsupportedCheckpointError,
     kind_of,
     numbered_name,
 )
@@ -65,6 +67,12 @@ def go_on(
     """
     before = found.checkpoint.get("run") or {}
     if is_home(found, directory):
+        lines = {file.line for file in list_checkpoints(directory)} - {None}
+        if lines and found.file.line is not None and found.file.line not in lines:
+            raise MismatchError(
+                f"{found.file.path}: it belongs to another line of runs than what lies beside it; branch from it into "
+                "a directory of its own"
+            )
         notes = abandon(found, directory, newer=back)
         saves = max([found.file.saves, *(file.saves for file in found.listing)])
         run = new_line(found.file.path.name, saves)
@@ -89,21 +97,26 @@ def abandon(found: Found, directory: Path, *, newer: bool) -> list[str]:
     later = [file.path.name for file in listing if newer and file.saves > found.file.saves]
     ignored = [*found.passed_over, *listing.ignored]
     for file in listing:  # a damaged best would else stay the best for ever
-        if file.kind == "best" and file.inode != found.file.inode and not _is_sound(file):
+        if file.kind == "best" and file.inode != found.file.inode and _is_sound(file) is False:
             ignored.append((file.path.name, DamagedCheckpointError(f"{file.path}: is damaged")))
             later = [name for name in later if name != file.path.name]
     damaged = list(dict.fromkeys(name for name, error in ignored if isinstance(error, DamagedCheckpointError)))
     if not later and not damaged:
         return []
-    taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
-    aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
-    aside.mkdir()
+    aside = _new_aside(directory)
     for name in (*damaged, *later):
         os.rename(directory / name, aside / name)
     sync_directory(aside)
     sync_directory(directory)
     what = [f"{len(names)} {kind}" for kind, names in (("damaged", damaged), ("newer", later)) if names]
     return [f"{' and '.join(what)} checkpoints were moved to {aside.name}/, none was removed"]
+
+
+def _new_aside(directory: Path) -> Path:
+    taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
+    aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
+    aside.mkdir()
+    return aside
 
 
 def mend_names(
@@ -136,14 +149,16 @@ def mend_names(
     if best.value is None or not (in_place and _is_end(in_place, best.epoch)):
         past = [file for file in here_are.values() if file.saves <= found.file.saves or not home]
         holder, remaining = _best_that_remains([found.file, *past, *_before(origin)], best, found)
-        if holder is None:
-            notes += (
-                ["no file with the best is left; the next finite value is the best"] if best.value is not None else []
-            )
-        elif in_place is None or not holder.path.samefile(in_place.path):
-            if in_place and _is_end(in_place) and numbered_name(in_place.epoch) not in here_are:
-                link(in_place.path, directory / numbered_name(in_place.epoch))
-                notes.append(f"{numbered_name(in_place.epoch)} keeps what was {BEST_NAME}")
+        stays = holder is not None and in_place is not None and holder.path.samefile(in_place.path)
+        if not stays and (directory / BEST_NAME).exists():  # the best by another measure, or another run's
+            aside = _new_aside(directory)
+            os.rename(directory / BEST_NAME, aside / BEST_NAME)
+            sync_directory(aside)
+            names.append(BEST_NAME)
+            notes.append(f"what was {BEST_NAME} does not count any more and was moved to {aside.name}/")
+        if holder is None and best.value is not None:
+            notes.append("no file with the best is left; the next finite value is the best")
+        elif holder is not None and not stays:
             if holder is found.file:
                 link(here, directory / BEST_NAME)
             elif holder.path.parent.samefile(directory):
@@ -197,10 +212,13 @@ def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found
         ends.remove(holder)
 
 
-def _is_sound(file: CheckpointFile) -> bool:
+def _is_sound(file: CheckpointFile) -> bool | None:
+    """Say whether every byte is as it was written; None where the file holds no checksums and nobody can tell."""
     try:
         with archive.open_file(file.path) as opened:
             archive.verify(opened, file.path)
+    except UnsupportedCheckpointError:
+        return None
     except CheckpointError:
         return False
     return True

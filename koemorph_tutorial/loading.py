@@ -59,7 +59,7 @@ class ResumableLoader(Generic[T]):
         if not isinstance(original, DataLoader):
             raise TypeError(f"ResumableLoader: expected a DataLoader, found {type(original).__name__}")
         self._original, loader = original, original
-        order = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        order = _own_copy(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
         samplers = _chain(order)
         self._drawn_from = any(hasattr(sampler, "generator") for sampler in samplers)
         self._generator = _own_generator(loader, samplers)
@@ -79,6 +79,9 @@ class ResumableLoader(Generic[T]):
         self._start: torch.Tensor | None = None  # the generator's state when the epoch that is under way began
         self._resumed = False
         self._running: object = None  # the iteration that belongs to this epoch
+        self._over = False  # it was left or ran out
+        self.counts: bool | None = None  # set by who counts the batches of a run: is it this loader's that count?
+        self._after: torch.Tensor | None = None  # of a resumed epoch: the generator once its order was drawn
 
     def __getattr__(self, name: str) -> Any:
         """Answer for what a DataLoader has: `dataset`, `batch_size`, `sampler`, …."""
@@ -90,6 +93,11 @@ class ResumableLoader(Generic[T]):
     def batches(self) -> int:
         """The batches of this epoch handed out so far, those before a resume included."""
         return self._batches
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the iteration of this epoch was left or ran out."""
+        return self._over
 
     @property
     def length(self) -> float:
@@ -105,7 +113,7 @@ class ResumableLoader(Generic[T]):
         skip = self._batches if self._resumed else 0
         if self._start is None or not self._resumed:
             self._start = self._generator.get_state()
-        self._batches, self._resumed = skip, False
+        self._batches, self._resumed, self._over, self._after = skip, False, False, None
         self._seeds.set_state(self._start)
         seed = _draw(self._seeds)
         if not self._drawn_from:  # no sampler moves it, so every epoch would give its workers the same seeds
@@ -117,27 +125,37 @@ class ResumableLoader(Generic[T]):
             self._order.skip, self._order.seed = skip, None if self._known else seed
             batches = iter(self._loader)
         self._running = running = object()
-        for batch in batches:
-            if self._running is not running:
-                raise RuntimeError(
-                    "ResumableLoader: this iteration ended with its epoch, or another one began since; its place could "
-                    "not be saved, so call iter(loader) anew in each epoch"
-                )
-            self._batches += 1
-            yield batch
-        self._start = None
+        try:
+            for batch in batches:
+                if self._running is not running:
+                    raise RuntimeError(
+                        "ResumableLoader: this iteration ended with its epoch, or another one began since; its place "
+                        "could not be saved, so call iter(loader) anew in each epoch"
+                    )
+                self._batches += 1
+                yield batch
+            if self._running is running:
+                self._start = None
+        finally:
+            if self._running is running:
+                self._over = True
 
     def end_epoch(self) -> None:
         """Say that the epoch has ended, though perhaps not all of its batches were asked for."""
-        self._start, self._batches, self._resumed, self._running = None, 0, False, None
+        if self._resumed and self._after is not None:  # resumed after its last batch, and nobody asked for more
+            self._generator.set_state(self._after)
+        self._start, self._batches, self._after = None, 0, None
+        self._running, self._resumed, self._over = None, False, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: at the start of an epoch, or inside one with the batches done."""
-        inside = self._start is not None
+        # A validation that was left early is over; a training epoch that was left is still to be ended.
+        inside = self._start is not None and not (self._over and self.counts is False)
         return {
             "generator_state": self._start if inside else self._generator.get_state(),
             "batches": self._batches if inside else 0,
             "length": self._length(),
+            "after": self._after if self._resumed and self._after is not None else self._generator.get_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -156,6 +174,7 @@ class ResumableLoader(Generic[T]):
         self._batches = state_dict["batches"]
         self._resumed = self._batches > 0
         self._start = state_dict["generator_state"] if self._resumed else None
+        self._after, self._over = state_dict.get("after"), False
 
     def _length(self) -> int | None:
         try:
@@ -231,3 +250,13 @@ def _own_generator(loader: DataLoader[Any], samplers: list[Any]) -> torch.Genera
     for sampler in drawing:
         sampler.generator = generator
     return generator
+
+
+def _own_copy(sampler: Any) -> Any:
+    """Copy the samplers that get another generator: whoever else draws from them must not move it."""
+    if type(sampler) not in _KNOWN:
+        return sampler
+    sampler = copy.copy(sampler)
+    if isinstance(getattr(sampler, "sampler", None), Iterable):
+        sampler.sampler = _own_copy(sampler.sampler)
+    return sampler

@@ -15,9 +15,10 @@ from weakref import WeakValueDictionary
 
 from .commit import Commits, Saved
 from .directory import go_on, is_home, is_used, new_line
-from .durable import prepare_directory
+from .durable import prepare_directory, refusals_named
 from .loading import ResumableLoader
 from .naming import describe_parameters, unnamed_parameters
+from .progress import Progress, fingerprint
 from .records import (
     Best,
     CheckpointSettings,
@@ -78,21 +79,18 @@ class CheckpointManager:
         self._objects = dict(objects)
         self._config = plain_config(config)  # what it cannot hold is better known now than after the first epoch
         self._commits = Commits(self.directory, self.settings, on_saved)
-        self._loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
-        self._counted: ResumableLoader[Any] | None = None  # the loader whose batches are the run's
+        loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
+        self._progress = Progress(loaders)
         for setting in ("every_n_steps", "every_minutes"):
-            if getattr(self.settings, setting) is not None and not self._loaders:
+            if getattr(self.settings, setting) is not None and not loaders:
                 raise ValueError(
                     f"{setting}: saving inside an epoch needs a ResumableLoader among the objects: without it the run "
                     "would go on with other batches"
                 )
         for line in unnamed_parameters(describe_parameters(self._objects)):
             logger.warning(line)
-        self._position = Position()
         self._metrics: dict[str, float] = {}
-        self._epoch_start = 0  # the global step at which the epoch under way began
         self._driven = False  # epochs() says which epoch it is
-        self._ended = False  # save() was called for the epoch before the position
         self._unfinished = False  # save() was called here, and nothing has finished the run since
         self._warned = False
         self._started = time.monotonic()
@@ -108,7 +106,7 @@ class CheckpointManager:
     @property
     def position(self) -> Position:
         """Where the next batch is."""
-        return self._position
+        return self._progress.position
 
     def resume(self, source: PathLike | Literal["auto"] = "auto", *, strict: bool = False) -> Resumed:
         """Fill the objects from a checkpoint and go on from it.
@@ -131,21 +129,20 @@ class CheckpointManager:
         if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
-        self._take_over()
         prepare_directory(self.directory)
         resumed = bring_back(found, self._objects, strict=strict)
+        self._take_over()
         best, notes = resumed.best, list(resumed.notes)
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
             notes.append(f"the file's {best} does not count: {self.settings.monitor} is watched now")
             best = self.best
-        run, best, done = go_on(found, self.directory, best, self.settings, back=source != "auto")
+        with refusals_named(self.directory):
+            run, best, done = go_on(found, self.directory, best, self.settings, back=source != "auto")
         for note in done:
             logger.warning(note)
         self._commits.begin(run, best, resumed.position)
-        self._position = resumed.position
+        self._progress.go_on(resumed.position)
         self._metrics = dict(found.file.metrics)
-        self._ended = resumed.position.batch == 0
-        self._epoch_start = self._position.global_step - self._position.batch
         self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
         self._started = time.monotonic()
         return replace(resumed, best=best, notes=(*notes, *done))
@@ -168,23 +165,26 @@ class CheckpointManager:
             self.resume()
         self._begin_run()
         self._driven = True
-        if self._position.epoch >= total:
-            logger.warning("nothing left to do: %d of %d epochs are done", self._position.epoch, total)
+        if self.position.epoch >= total:
+            logger.warning("nothing left to do: %d of %d epochs are done", self.position.epoch, total)
         return self._epochs(total)
 
     def _epochs(self, total: int) -> Generator[int, None, None]:
-        finished, ended_before = False, self._ended
+        progress = self._progress
+        finished, ended_before, mark = False, progress.ended, None
         try:
-            while self._position.epoch < total:
+            while progress.position.epoch < total:
                 self._check_open()
-                ended_before, self._ended = self._ended, False
-                yield self._position.epoch
-                if not self._ended:
+                ended_before, progress.ended = progress.ended, False
+                mark = fingerprint(self._objects)
+                yield progress.position.epoch
+                if not progress.ended:
                     self.save({})
             finished = True
         finally:
-            if not finished and not self._ended and self._untouched():
-                self._ended = ended_before  # zip() and the like ask for one epoch more than they hand out
+            left = not finished and not self._closed and self._unfinished
+            if left and not progress.ended and mark == fingerprint(self._objects):
+                progress.ended = ended_before  # zip() and the like ask for one epoch more than they hand out
             if not self._closed and (finished or self._unfinished):
                 try:
                     self._finish()
@@ -192,10 +192,6 @@ class CheckpointManager:
                     if finished:
                         raise
                     self._error = error  # in a generator that is being dropped it would only be printed
-
-    def _untouched(self) -> bool:
-        """Say whether no batch was read in the epoch that has just begun; without a loader nobody knows."""
-        return self._counted is not None and not any(loader.batches for loader in self._loaders.values())
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count a batch; call it after ``optimizer.step()``. Inside an epoch it saves when a setting says so.
@@ -207,25 +203,23 @@ class CheckpointManager:
             RuntimeError: after `save` in the same epoch.
         """
         self._check_open()
-        if self._driven and self._ended:
+        if self._driven and self._progress.ended:
             raise RuntimeError("step: this epoch has ended with save; call step before it")
-        self._ended = False
-        before = self._position.global_step
-        self._count(self._batches_done() if self._loaders else self._position.batch + 1)
-        if not self._driven or not self._loaders:
-            return
+        steps = self._progress.count_batch()
+        if not self._driven or not self._progress.loaders or self._progress.ran_out:
+            return  # ran out: the end of the epoch is at hand, and a place behind the last batch is none to go on from
         now = plain_metrics(metrics or {})
         decision = decide(
             self.settings,
-            epoch=self._position.epoch,
-            global_step=self._position.global_step,
-            steps=self._position.global_step - before,
+            epoch=self.position.epoch,
+            global_step=self.position.global_step,
+            steps=steps,
             metrics=now,
             best=self.best,
             seconds_since_save=self._commits.seconds_since_save,
             inside_epoch=True,
         )
-        self._carry_out(decision, self._position.epoch, now)
+        self._carry_out(decision, self.position.epoch, now)
 
     def save(
         self, metrics: Mapping[str, float], *, epoch: int | None = None, global_step: int | None = None
@@ -242,21 +236,20 @@ class CheckpointManager:
         self._check_open()
         if self._driven and (epoch is not None or global_step is not None):
             raise TypeError("save: epochs() counts epoch and global_step; leave them out")
-        if self._driven and self._ended:
+        if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         self._begin_run()
-        if self._position.batch == 0 and self._loaders:
-            self._count(max(loader.batches for loader in self._loaders.values()))  # a loop that does not call step
         self._metrics = plain_metrics(metrics)
         self._warn_of_missing_monitor()
-        ended = self._position.epoch if epoch is None else epoch
-        step = self._position.global_step if global_step is None else global_step
-        decision = decide(self.settings, epoch=ended, global_step=step, metrics=self._metrics, best=self.best)
-        for loader in self._loaders.values():
-            loader.end_epoch()
-        self._position = Position(epoch=ended + 1, batch=0, global_step=step)
-        self._epoch_start = step
-        self._ended = self._unfinished = True
+        ended = self._progress.end_epoch(epoch, global_step)
+        self._unfinished = True
+        decision = decide(
+            self.settings,
+            epoch=ended,
+            global_step=self.position.global_step,
+            metrics=self._metrics,
+            best=self.best,
+        )
         self._carry_out(decision, ended, self._metrics)
         return decision
 
@@ -294,20 +287,20 @@ class CheckpointManager:
 
     def _finish(self) -> None:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
-        if not self._ended or self._commits.run is None or self._position.epoch == 0:
+        if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
         self._unfinished = False
-        ended = self._position.epoch - 1
+        ended = self.position.epoch - 1
         decision = decide(
             self.settings,
             epoch=ended,
-            global_step=self._position.global_step,
+            global_step=self.position.global_step,
             metrics=self._metrics,
             best=self.best,
             files=list_checkpoints(self.directory),
             ending=True,
         )
-        if decision.names and decision.best == self.best and self._commits.is_newest(self._position):
+        if decision.names and decision.best == self.best and self._commits.is_newest(self.position):
             self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
         else:
             self._carry_out(decision, ended, self._metrics)
@@ -318,28 +311,14 @@ class CheckpointManager:
         checkpoint = build(
             self._objects,
             epoch=epoch,
-            position=self._position,
+            position=self.position,
             metrics=metrics,
             best=decision.best,
             run=self._commits.next_run(),
             config=self._config,
             training_time=self._trained_before + time.monotonic() - self._started,
         )
-        self._commits.commit(decision, checkpoint, self._position)
-
-    def _batches_done(self) -> int:
-        """Return the batches of the epoch that the counted loader has handed out."""
-        if self._counted is None:  # of those that are read, the longest: shorter ones are cycled beside it
-            self._counted = max(self._loaders.values(), key=lambda loader: (loader.batches > 0, loader.length))
-        batches, before = self._counted.batches, self._position.batch
-        if batches == before:
-            raise RuntimeError(
-                "step: expected a new batch of the ResumableLoader since the last step, found none; iterate the "
-                "ResumableLoader itself, and call step once a batch, after the last optimizer's step"
-            )
-        if batches < before:
-            raise RuntimeError("step: the ResumableLoader began again inside the epoch; one pass over it is one epoch")
-        return batches
+        self._commits.commit(decision, checkpoint, self.position)
 
     def _warn_of_missing_monitor(self) -> None:
         if self._metrics and self.settings.monitor not in self._metrics and not self._warned:
@@ -349,9 +328,6 @@ class CheckpointManager:
                 ", ".join(self._metrics),
                 self.settings.monitor,
             )
-
-    def _count(self, batch: int) -> None:
-        self._position = Position(epoch=self._position.epoch, batch=batch, global_step=self._epoch_start + batch)
 
     def _take_over(self) -> None:
         """Close an older manager of this process on the same directory: a notebook's cell that was run twice."""
@@ -364,9 +340,9 @@ class CheckpointManager:
     def _begin_run(self) -> None:
         if self._commits.run is not None:
             return
-        self._take_over()
         if is_used(self.directory):
             raise self._used("for a fresh start")
+        self._take_over()
         prepare_directory(self.directory)
         self._commits.begin(new_line())
 
@@ -378,7 +354,7 @@ class CheckpointManager:
 
     def _check_inside_epoch(self, found: Found) -> None:
         position = found.file.position
-        if position.batch and not any(state_key(name) in found.checkpoint for name in self._loaders):
+        if position.batch and not any(state_key(name) in found.checkpoint for name in self._progress.loaders):
             raise MismatchError(
                 f"{found.file.path}: it was saved inside {position}; to go on there hand over the ResumableLoader "
                 "under the name it was saved with, or resume from the end of an epoch"

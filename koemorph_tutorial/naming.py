@@ -112,7 +112,7 @@ def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
     return Match(
         fill=lambda: module.load_state_dict(filled),
         problems=[problem] if problem else [],
-        drift=[_listed("rounded to another dtype", cast)] if cast else [],
+        drift=[_listed("cast to another dtype", cast)] if cast else [],
         sure=all(isinstance(value, torch.Tensor) for value in there.values()),  # else its set_extra_state may refuse
     )
 
@@ -174,9 +174,10 @@ def _fill(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
         for key, parameter in zip(saved["params"], live["params"], strict=True):
             for name, value in state["state"].get(key, {}).items():
-                if isinstance(value, torch.Tensor) and value.ndim == 0:
-                    now = optimizer.state[parameter][name]
-                    optimizer.state[parameter][name] = value.to(now.device) if now.dtype != value.dtype else now
+                now = optimizer.state.get(parameter, {}).get(name)
+                single = isinstance(value, torch.Tensor) and value.ndim == 0 and name not in _ELEMENTWISE
+                if single and isinstance(now, torch.Tensor) and now.dtype != value.dtype:
+                    optimizer.state[parameter][name] = value.to(now.device)
 
 
 def unnamed_parameters(described: Mapping[str, list[list[dict[str, Any]]]]) -> list[str]:

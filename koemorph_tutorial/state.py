@@ -11,7 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from torch import nn
 from .naming import describe_parameters, match_module, match_optimizer, plain_name, unnamed_parameters, unwrap
 from .plain import check_plain
 from .provenance import collect_metadata, find_drift
-from .records import FORMAT_VERSION, Best, MismatchError, Position, state_key
+from .records import FORMAT_VERSION, Best, MismatchError, Position, UnsavableStateError, state_key
 from .rng import capture_rng, prepare_rng
 
 Objects = Mapping[str, object]
@@ -222,14 +222,29 @@ def plain_config(config: Any) -> dict[str, Any]:
     {'lr': 0.1}
     """
     omegaconf = sys.modules.get("omegaconf")
-    plain: dict[str, Any]
+    plain: Any = config
     if config is None:
         plain = {}
     elif omegaconf is not None and omegaconf.OmegaConf.is_config(config):
-        plain = omegaconf.OmegaConf.to_container(config, resolve=True)
+        try:
+            plain = omegaconf.OmegaConf.to_container(config, resolve=True)
+        except Exception as error:  # an interpolation that leads nowhere
+            raise UnsavableStateError(f"config: {str(error).splitlines()[0]}; nothing was saved") from None
     elif is_dataclass(config) and not isinstance(config, type):
-        plain = asdict(config)
-    else:
-        plain = copying.deepcopy(dict(config if isinstance(config, Mapping) else vars(config)))
+        plain = {field.name: getattr(config, field.name) for field in fields(config)}
+    elif isinstance(config, Mapping):
+        plain = dict(config)
+    elif hasattr(config, "__dict__") and not isinstance(config, type):
+        plain = vars(config)
+    if not isinstance(plain, dict):
+        raise UnsavableStateError(
+            f"config: expected a mapping, a dataclass or a Namespace, found {type(config).__name__}; nothing was saved"
+        )
+    plain = {key: plain_dataclass(value) for key, value in plain.items()}
     check_plain(plain, "config")
-    return plain
+    return copying.deepcopy(plain)
+
+
+def plain_dataclass(value: Any) -> Any:
+    """Return a dataclass as a dict, anything else as it is."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from koemorph_tutorial import CheckpointSettings, save_checkpoint
-from koemorph_tutorial.directory import abandon, is_used, mend_names, new_line
-from koemorph_tutorial.records import Best, CheckpointNotFoundError, numbered_name
+from koemorph_tutorial.directory import abandon, go_on, is_used, mend_names, new_line
+from koemorph_tutorial.records import Best, CheckpointNotFoundError, MismatchError, numbered_name
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import list_checkpoints
 
@@ -161,14 +161,36 @@ def test_a_branch_finds_its_best_where_it_came_from(tmp_path: Path) -> None:
     assert "last_model.pth" == list_checkpoints(branch)[0].path.name
 
 
-def test_a_best_that_does_not_count_keeps_its_bytes(tmp_path: Path) -> None:
-    """Another metric is watched now: the old best gives up its name and gets its number, if it had none."""
-    save(tmp_path, "best_model.pth", 2, loss=0.9)
-    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=0.5)
+@pytest.mark.parametrize("loss", [0.5, float("nan")])
+def test_a_best_that_does_not_count_keeps_its_bytes(tmp_path: Path, loss: float) -> None:
+    """Another metric is watched now: the old best is moved aside, where no retention looks."""
+    save(tmp_path, "best_model.pth", 2, loss=float("nan"))
+    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=loss)
     best, notes = mend(tmp_path, tmp_path, Best())
-    assert Best(value=0.5, epoch=5) == best
-    assert "checkpoint_epoch_002.pth keeps what was best_model.pth" == notes[0]
-    assert {"best_model.pth": 5, numbered_name(2): 2, numbered_name(5): 5, "last_model.pth": 5} == epochs(tmp_path)
+    assert "what was best_model.pth does not count any more and was moved to abandoned-001/" == notes[0]
+    assert {"best_model.pth": 2} == epochs(tmp_path / "abandoned-001")
+    assert (Best(value=0.5, epoch=5) if loss == 0.5 else Best()) == best
+    assert (5 if loss == 0.5 else None) == epochs(tmp_path).get("best_model.pth")
+
+
+def test_a_best_without_checksums_is_not_called_damaged(tmp_path: Path) -> None:
+    """Nobody can tell, so nobody moves it."""
+    from torch.utils.serialization import config
+
+    save(tmp_path, "last_model.pth", 3)
+    with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+        torch.save(torch.load(tmp_path / "last_model.pth"), tmp_path / "best_model.pth")
+    assert [] == abandon(find(tmp_path / "last_model.pth"), tmp_path, newer=False)
+
+
+def test_a_file_of_another_line_is_no_way_back(tmp_path: Path) -> None:
+    """Put into this directory by hand, it would count this line's files as newer or older by chance."""
+    save(tmp_path / "ours", "last_model.pth", 3)
+    save(tmp_path / "theirs", numbered_name(1), 1).rename(tmp_path / "ours" / numbered_name(1))
+    found = find(tmp_path / "ours" / numbered_name(1))
+    with pytest.raises(MismatchError, match="belongs to another line of runs than what lies beside it; branch from it"):
+        go_on(found, tmp_path / "ours", Best(), CheckpointSettings(), back=True)
+    assert {"last_model.pth": 3} == epochs(tmp_path / "ours")
 
 
 def test_a_branch_from_what_was_moved_aside_finds_the_best_one_floor_up(tmp_path: Path) -> None:

@@ -601,3 +601,18 @@ def test_a_stream_in_persistent_workers_begins_anew_each_epoch() -> None:
     resumed.load_state_dict(state)
     assert second == [batch.tolist() for batch in resumed]
     assert first != second
+
+
+def test_a_samplers_other_users_are_left_alone() -> None:
+    """Two wrappers of one loader, or the loader itself read in between: each follows its own order."""
+    raw = DataLoader(Numbers(8), batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(0))
+    loader = ResumableLoader(raw)
+    state = loader.state_dict()
+    expected = [batch.tolist() for batch in loader]
+    loader.load_state_dict(state)
+    other, found = ResumableLoader(raw), []
+    for batch in loader:
+        found.append(batch.tolist())
+        list(raw)
+        list(other)
+    assert expected == found

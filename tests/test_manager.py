@@ -798,9 +798,128 @@ def test_a_monitor_that_changes_at_a_resume_keeps_the_old_best(tmp_path: Path) -
         for epoch in checkpoints.epochs(5):
             checkpoints.save({"loss": 5.0 - epoch, "accuracy": 0.9 if epoch == 2 else 0.1})
     resumed = manage(tmp_path, make_objects()).resume()
-    assert "checkpoint_epoch_002.pth keeps what was best_model.pth" in resumed.notes
+    assert "what was best_model.pth does not count any more and was moved to abandoned-001/" in resumed.notes
     assert (1.0, 4) == (resumed.best.value, resumed.best.epoch)
-    assert (4, 2) == (epochs_of(tmp_path)["best_model.pth"], epochs_of(tmp_path)["checkpoint_epoch_002.pth"])
+    assert (4, 2) == (epochs_of(tmp_path)["best_model.pth"], epochs_of(tmp_path / "abandoned-001")["best_model.pth"])
+
+
+def test_what_fails_before_its_first_batch_is_no_end_of_an_epoch(tmp_path: Path) -> None:
+    """The scheduler steps at the head of the epoch, then the data cannot be read: a torn state."""
+    objects = make_objects()
+    with pytest.raises(OSError, match="gone"), manage(tmp_path, objects) as checkpoints:
+        for epoch in checkpoints.epochs(5):
+            if epoch:
+                objects["scheduler"].step()
+            if epoch == 3:
+                raise OSError("gone")
+            for x, y in objects["loader"]:
+                objects["optimizer"].zero_grad()
+                nn.functional.mse_loss(objects["model"](x), y).backward()
+                objects["optimizer"].step()
+                checkpoints.step()
+            checkpoints.save({"loss": 1.0})
+    assert {"best_model.pth": 0, "checkpoint_epoch_000.pth": 0, "last_model.pth": 0} == epochs_of(tmp_path)
+
+
+def accumulate(directory: Path, leave_at: int | None = None) -> None:
+    """Train with gradients of three batches, the last one of an epoch alone, saving whenever there was a step."""
+    objects = make_objects()
+    with manage(directory, objects, every_n_steps=1) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            for x, y in objects["loader"]:
+                nn.functional.mse_loss(objects["model"](x), y).backward()
+                if objects["loader"].batches % 3 == 0:
+                    objects["optimizer"].step()
+                    objects["optimizer"].zero_grad()
+                    checkpoints.step()
+                    if checkpoints.position.global_step == leave_at:
+                        raise KeyboardInterrupt
+            objects["optimizer"].step()
+            objects["optimizer"].zero_grad()
+            checkpoints.step()
+            if checkpoints.position.global_step == leave_at:
+                raise KeyboardInterrupt
+            objects["scheduler"].step()
+            checkpoints.save({"loss": 1.0})
+
+
+@pytest.mark.parametrize("leave_at", [3, 4, 7, 8])
+def test_a_step_after_the_last_batch_writes_nothing_that_cannot_go_on(tmp_path: Path, leave_at: int) -> None:
+    """Left within the epoch or behind its last batch: the run goes on from the step before, bitwise."""
+    accumulate(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        accumulate(tmp_path / "stopped", leave_at)
+    accumulate(tmp_path / "stopped")
+    there, here = (load_checkpoint(tmp_path / which / "last_model.pth") for which in ("straight", "stopped"))
+    assert "" == difference(there, here)
+
+
+def test_a_manager_that_is_refused_leaves_the_other_one_alone(tmp_path: Path) -> None:
+    """A model that does not fit, a fresh start that may not be: the run that is under way goes on."""
+    objects = make_objects()
+    with manage(tmp_path, objects, save_freq=1) as checkpoints:
+        for _ in checkpoints.epochs(3):
+            checkpoints.save({"loss": 1.0})
+            with pytest.raises(MismatchError):
+                CheckpointManager(tmp_path, {"model": nn.Linear(5, 5)}).resume()
+            with pytest.raises(UsedDirectoryError):
+                manage(tmp_path, make_objects()).epochs(3, resume=False)
+    assert 2 == epochs_of(tmp_path)["last_model.pth"]
+
+
+def test_a_finished_run_of_the_recipe_is_not_written_over(tmp_path: Path) -> None:
+    """Only the model is handed over: a new file would lack the optimizer's state."""
+    items = make_objects()
+    state = {
+        "epoch": 2,
+        "global_step": 12,
+        "model_state_dict": items["model"].state_dict(),
+        "optimizer_state_dict": items["optimizer"].state_dict(),
+        "metrics": {"loss": 0.5},
+        "config": {},
+    }
+    torch.save(state, tmp_path / "last_model.pth")
+    before = (tmp_path / "last_model.pth").read_bytes()
+    with CheckpointManager(tmp_path, {"model": make_objects()["model"]}) as checkpoints:
+        assert [] == list(checkpoints.epochs(3))
+    assert before == (tmp_path / "last_model.pth").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # resumed behind the last batch
+@pytest.mark.parametrize("stop", [6, 12])
+def test_a_zip_that_ends_with_the_shorter_loader_comes_back_bitwise(tmp_path: Path, stop: int) -> None:
+    """Stopped after the last pair: nobody starts the longer loader again, and its order still moves on."""
+
+    def train(directory: Path, leave: bool) -> None:
+        objects = make_objects()
+        other = torch.arange(20.0).reshape(10, 2)
+        objects["short"] = ResumableLoader(DataLoader(TensorDataset(other[:6]), 1, shuffle=True))
+        objects["loader"] = ResumableLoader(DataLoader(TensorDataset(other), 1, shuffle=True))
+        with manage(directory, objects, every_n_steps=1) as checkpoints:
+            for _ in checkpoints.epochs(3):
+                for (a,), (b,) in zip(objects["short"], objects["loader"], strict=False):
+                    objects["optimizer"].zero_grad()
+                    objects["model"](torch.cat([a, b[:, :1]], 1)).sum().backward()
+                    objects["optimizer"].step()
+                    checkpoints.step()
+                    if leave and checkpoints.position.global_step == stop:
+                        raise KeyboardInterrupt
+                objects["scheduler"].step()
+                checkpoints.save({"loss": 1.0})
+
+    train(tmp_path / "straight", leave=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", leave=True)
+    train(tmp_path / "stopped", leave=False)
+    there, here = (load_checkpoint(tmp_path / which / "last_model.pth") for which in ("straight", "stopped"))
+    assert "" == difference(there, here)
+
+
+@pytest.mark.parametrize("config", [5, "abc", [1, 2]])
+def test_a_config_that_is_none_is_refused_by_name(tmp_path: Path, config: Any) -> None:
+    """One line when the manager is made."""
+    with pytest.raises(UnsavableStateError, match="config: expected a mapping, a dataclass or a Namespace, found "):
+        CheckpointManager(tmp_path, make_objects(), config=config)
 
 
 def test_a_last_model_that_was_removed_is_written_anew_at_the_end(tmp_path: Path) -> None:

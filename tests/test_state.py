@@ -264,10 +264,10 @@ def test_a_copy_shares_no_memory(tmp_path: Path) -> None:
 def test_another_dtype_is_drift() -> None:
     """Rounding float64 to float32 is no bitwise resume: one line, an error under strict."""
     checkpoint = checkpoint_of({"model": nn.Linear(2, 1).double()})
-    line = "model: 2 rounded to another dtype: weight (torch.float64 in the file, torch.float32 here), bias (torch."
+    line = "model: 2 cast to another dtype: weight (torch.float64 in the file, torch.float32 here), bias (torch."
     (said,) = restore(checkpoint, {"model": nn.Linear(2, 1)}).drift
     assert said.startswith(line)
-    with pytest.raises(MismatchError, match="not bitwise from here: model: 2 rounded"):
+    with pytest.raises(MismatchError, match="not bitwise from here: model: 2 cast"):
         restore(checkpoint, {"model": nn.Linear(2, 1)}, strict=True)
 
 

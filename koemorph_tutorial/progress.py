@@ -1,0 +1,113 @@
+"""Where a run is while it runs: the next batch, the loader that counts, whether the epoch has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .loading import ResumableLoader
+from .records import Position
+from .rng import capture_rng
+from .state import Stateful
+
+
+class Progress:
+    """Count batches and epochs; with `loaders` the count is theirs, without any it is one a call.
+
+    `position` is that of the next batch; `ended` says that the epoch before it has ended and none has begun since.
+    """
+
+    def __init__(self, loaders: Mapping[str, ResumableLoader[Any]]) -> None:
+        self.loaders = dict(loaders)
+        self.position = Position()
+        self.ended = False
+        self._epoch_start = 0  # the global step at which the epoch under way began
+        self._counted: ResumableLoader[Any] | None = None  # in this epoch
+        self._usual: ResumableLoader[Any] | None = None  # in the epoch before
+
+    def go_on(self, position: Position) -> None:
+        """Begin at a position that was saved."""
+        self.position = position
+        self.ended = position.batch == 0
+        self._epoch_start = position.global_step - position.batch
+
+    def count_batch(self) -> int:
+        """Count what was read since the last call and return how many batches that were.
+
+        Raises:
+            RuntimeError: none, or the loader began again: a save here could not go on exactly.
+        """
+        self.ended = False
+        before = self.position
+        self._move_to(self._batches_read() if self.loaders else before.batch + 1)
+        return self.position.global_step - before.global_step
+
+    def end_epoch(self, epoch: int | None = None, global_step: int | None = None) -> int:
+        """End the epoch and return its number; both numbers are for a loop that counts for itself."""
+        if self.position.batch == 0 and self.loaders:
+            read = [self._usual] if self._usual is not None else self.loaders.values()
+            self._move_to(max(loader.batches for loader in read))  # a loop that does not call step
+        ended = self.position.epoch if epoch is None else epoch
+        self._epoch_start = self.position.global_step if global_step is None else global_step
+        for loader in self.loaders.values():
+            loader.end_epoch()
+        self.position = Position(epoch=ended + 1, batch=0, global_step=self._epoch_start)
+        self.ended = True
+        for loader in self.loaders.values():
+            loader.counts = False
+        self._usual, self._counted = self._usual if self._counted is None else self._counted, None
+        return ended
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the counted loader has handed out its last batch: the epoch is about to end."""
+        return self._counted is not None and self._counted.is_over
+
+    def _batches_read(self) -> int:
+        if self._counted is None:  # of those that are being read the longest: shorter ones are cycled beside it
+            self._counted = max(
+                self.loaders.values(), key=lambda loader: (loader.batches > 0, not loader.is_over, loader.length)
+            )
+            for loader in self.loaders.values():
+                loader.counts = loader is self._counted
+        batches = self._counted.batches
+        if batches == self.position.batch:
+            raise RuntimeError(
+                "step: expected a new batch of the ResumableLoader since the last step, found none; iterate the "
+                "ResumableLoader itself, one in each epoch, and call step once a batch, after the last optimizer's step"
+            )
+        if batches < self.position.batch:
+            raise RuntimeError("step: the ResumableLoader began again inside the epoch; one pass over it is one epoch")
+        return batches
+
+    def _move_to(self, batch: int) -> None:
+        self.position = Position(epoch=self.position.epoch, batch=batch, global_step=self._epoch_start + batch)
+
+
+def fingerprint(objects: Mapping[str, object]) -> list[Any]:
+    """Return what every training moves: versions of tensors, counters, orders, random states. No tensor is copied.
+
+    Two equal ones mean that nothing was trained in between.
+    """
+    marks: list[Any] = [_marks(capture_rng())]
+    for item in objects.values():
+        if isinstance(item, nn.Module):
+            marks.append([(id(tensor), tensor._version) for tensor in (*item.parameters(), *item.buffers())])
+        elif isinstance(item, torch.Generator):
+            marks.append(_marks(item.get_state()))
+        elif isinstance(item, Stateful):
+            marks.append(_marks(item.state_dict()))
+    return marks
+
+
+def _marks(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.dtype in (torch.uint8, torch.int64) and value.device.type == "cpu":  # random states
+            return value.numpy().tobytes()
+        return value.item() if value.numel() == 1 else (value.data_ptr(), value._version)
+    if isinstance(value, Mapping):
+        return [(key, _marks(item)) for key, item in value.items()]
+    return [_marks(item) for item in value] if isinstance(value, list | tuple) else value
