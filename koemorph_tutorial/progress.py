@@ -11,7 +11,6 @@ from torch import nn
 from .loading import ResumableLoader
 from .records import Position
 from .rng import capture_rng
-from .state import Stateful
 
 
 class Progress:
@@ -88,25 +87,29 @@ class Progress:
 
 
 def fingerprint(objects: Mapping[str, object]) -> list[Any]:
-    """Return what every training moves: versions of tensors, counters, orders, random states. No tensor is copied.
+    """Return what every training moves: versions of tensors, counters, orders, random states.
 
-    Two equal ones mean that nothing was trained in between.
+    Two equal ones mean that nothing was trained in between. No tensor is copied, and an object that is not torch's is
+    not asked: to take its state may cost much, or move a random state.
     """
     marks: list[Any] = [_marks(capture_rng())]
     for item in objects.values():
         if isinstance(item, nn.Module):
             marks.append([(id(tensor), tensor._version) for tensor in (*item.parameters(), *item.buffers())])
+        elif isinstance(item, torch.optim.Optimizer):
+            groups = [{key: value for key, value in group.items() if key != "params"} for group in item.param_groups]
+            marks.append([_marks(groups), _marks(list(item.state.values()))])
         elif isinstance(item, torch.Generator):
             marks.append(_marks(item.get_state()))
-        elif isinstance(item, Stateful):
+        elif isinstance(item, (torch.optim.lr_scheduler.LRScheduler, ResumableLoader)):
             marks.append(_marks(item.state_dict()))
     return marks
 
 
 def _marks(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        if value.dtype in (torch.uint8, torch.int64) and value.device.type == "cpu":  # random states
-            return value.numpy().tobytes()
+        if value.device.type == "cpu" and value.dtype in (torch.uint8, torch.int64) and value.numel() < 1 << 16:
+            return value.numpy().tobytes()  # a random state
         return value.item() if value.numel() == 1 else (value.data_ptr(), value._version)
     if isinstance(value, Mapping):
         return [(key, _marks(item)) for key, item in value.items()]

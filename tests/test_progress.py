@@ -156,3 +156,17 @@ def test_a_count_that_does_not_grow_is_refused(again: bool, words: str) -> None:
         next(iter(read))
     with pytest.raises(RuntimeError, match=words):
         progress.count_batch()
+
+
+def test_an_object_of_somebodys_is_not_asked_for_its_state() -> None:
+    """It may be a replay buffer of gigabytes, or draw random numbers."""
+
+    class Restless:
+        def state_dict(self) -> dict[str, Any]:
+            raise AssertionError("asked")
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+    before = torch.get_rng_state()
+    assert fingerprint({"restless": Restless()}) == fingerprint({"restless": Restless()})
+    assert before.equal(torch.get_rng_state())
