@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -150,6 +151,31 @@ def describe(path: PathLike) -> CheckpointFile:
         CheckpointError: as `load_checkpoint`, for what the header shows.
     """
     path = Path(path)
+    before = _identity(path)
+    known = _DESCRIBED.get(before)
+    if known is None:
+        known = _read_description(path, before)
+        if _identity(path) == before:  # else it was replaced meanwhile: true of what was read, not of what is there now
+            _DESCRIBED[before] = known
+            if len(_DESCRIBED) > 4096:
+                del _DESCRIBED[next(iter(_DESCRIBED))]
+    return replace(known, path=path, kind=kind_of(path.name))
+
+
+# What headers said, by file: names of one save share it, and a run of a thousand files is not read anew at every save.
+# Only a listing trusts it; loading reads and verifies every byte.
+_DESCRIBED: dict[tuple[int, int, int, int], CheckpointFile] = {}
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0, 0)  # nobody's: opening it says what is wrong
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_description(path: Path, identity: tuple[int, int, int, int]) -> CheckpointFile:
     content = read_header(path).content
     version = _format_version(path, content)
     epoch, step = _whole(content.get("epoch")), _whole(content.get("global_step"))
@@ -158,7 +184,6 @@ def describe(path: PathLike) -> CheckpointFile:
         place = {"epoch": epoch + 1, "batch": 0, "global_step": step}
     run = content.get("run") if isinstance(content.get("run"), dict) else {}
     metrics = content.get("metrics") if isinstance(content.get("metrics"), dict) else {}
-    status = os.stat(path)
     return CheckpointFile(
         path=path,
         epoch=epoch,
@@ -167,10 +192,14 @@ def describe(path: PathLike) -> CheckpointFile:
         codec=None,
         line=run.get("line") if isinstance(run.get("line"), str) else None,
         saves=_whole(run.get("saves", epoch + 1)),
-        metrics={str(k): float(v) for k, v in metrics.items() if isinstance(v, (int, float))},
-        size=status.st_size,
-        inode=status.st_ino,
+        metrics={str(k): float(v) for k, v in metrics.items() if isinstance(v, float) or _is_small(v)},
+        size=identity[2],
+        inode=identity[1],
     )
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() < 1000  # what float can hold
 
 
 def _serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:

@@ -341,3 +341,32 @@ def test_a_hostile_pickle_is_described_and_not_run(tmp_path: Path) -> None:
     (file_,) = list_checkpoints(tmp_path)
     assert 1 == file_.epoch
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_listing_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of one save share their header, and what has not changed is not read again; what has changed is."""
+    from koemorph_tutorial import storage
+
+    save_checkpoint(content(epoch=1, saves=1), tmp_path / "best_model.pth", also=[numbered_name(1)])
+    save_checkpoint(content(epoch=2, saves=2), tmp_path / "last_model.pth")
+    read: list[str] = []
+    original = storage.read_header
+
+    def noted(path: Path) -> Any:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(storage, "read_header", noted)
+    before = list_checkpoints(tmp_path)
+    assert ["last_model.pth", numbered_name(1), "best_model.pth"] == [file.path.name for file in before]
+    assert [] == read
+    save_checkpoint(content(epoch=3, saves=3), tmp_path / "last_model.pth")
+    (tmp_path / "best_model.pth").write_bytes(b"torn")
+    listing = list_checkpoints(tmp_path)
+    assert (3, {"best_model.pth", numbered_name(1)}) == (listing[0].epoch, {name for name, _ in listing.ignored})
+
+
+def test_a_number_that_no_float_can_hold_is_no_metric(tmp_path: Path) -> None:
+    """A listing survives whatever stands in a header."""
+    torch.save({**content(), "metrics": {"loss": 10**400, "mae": 2}}, tmp_path / "last_model.pth")
+    assert {"mae": 2.0} == describe(tmp_path / "last_model.pth").metrics
