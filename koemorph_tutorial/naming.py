@@ -165,7 +165,8 @@ def match_optimizer(
     if permuted and isinstance(optimizer, torch.optim.LBFGS):
         problems.append("LBFGS keeps one history for all parameters: hand them over in the order in which it was saved")
     filled = {**saved, "param_groups": groups}
-    return Match(fill=lambda: _fill(optimizer, filled), permuted=permuted, problems=problems)
+    ours = type(optimizer).__module__.startswith("torch.optim")  # another's load_state_dict may refuse
+    return Match(fill=lambda: _fill(optimizer, filled), permuted=permuted, problems=problems, sure=ours)
 
 
 def _fill(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -358,3 +358,21 @@ def test_a_config_may_be_what_people_have(kind: str) -> None:
         kind
     ]
     assert {"lr": 0.1} == checkpoint_of(objects(), config=config)["config"]
+
+
+def test_an_optimizer_of_somebodys_that_refuses_leaves_the_model_as_it_was() -> None:
+    """Only torch's own are known not to fail once they were checked."""
+
+    class Picky(torch.optim.SGD):
+        def load_state_dict(self, state_dict: Any) -> None:
+            raise RuntimeError("not mine")
+
+    def make() -> dict[str, Any]:
+        model = nn.Linear(2, 1)
+        return {"model": model, "optimizer": Picky(model.parameters(), lr=0.1)}
+
+    checkpoint, other = checkpoint_of(make()), make()
+    before = copy.deepcopy(other["model"].state_dict())
+    with pytest.raises(MismatchError, match="optimizer: refused its state: RuntimeError: not mine"):
+        restore(checkpoint, other)
+    assert "" == difference(before, other["model"].state_dict())
