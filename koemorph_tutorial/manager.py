@@ -209,16 +209,7 @@ class CheckpointManager:
         if not self._driven or not self._progress.loaders or self._progress.ran_out:
             return  # ran out: the end of the epoch is at hand, and a place behind the last batch is none to go on from
         now = plain_metrics(metrics or {})
-        decision = decide(
-            self.settings,
-            epoch=self.position.epoch,
-            global_step=self.position.global_step,
-            steps=steps,
-            metrics=now,
-            best=self.best,
-            seconds_since_save=self._commits.seconds_since_save,
-            inside_epoch=True,
-        )
+        decision = self._decide(self.position.epoch, now, steps=steps, inside_epoch=True)
         self._carry_out(decision, self.position.epoch, now)
 
     def save(
@@ -243,13 +234,7 @@ class CheckpointManager:
         self._warn_of_missing_monitor()
         ended = self._progress.end_epoch(epoch, global_step)
         self._unfinished = True
-        decision = decide(
-            self.settings,
-            epoch=ended,
-            global_step=self.position.global_step,
-            metrics=self._metrics,
-            best=self.best,
-        )
+        decision = self._decide(ended, self._metrics)
         self._carry_out(decision, ended, self._metrics)
         return decision
 
@@ -291,19 +276,22 @@ class CheckpointManager:
             return
         self._unfinished = False
         ended = self.position.epoch - 1
-        decision = decide(
-            self.settings,
-            epoch=ended,
-            global_step=self.position.global_step,
-            metrics=self._metrics,
-            best=self.best,
-            files=list_checkpoints(self.directory),
-            ending=True,
-        )
+        decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
         if decision.names and decision.best == self.best and self._commits.is_newest(self.position):
             self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
         else:
             self._carry_out(decision, ended, self._metrics)
+
+    def _decide(self, epoch: int, metrics: Mapping[str, float], **circumstances: Any) -> Decision:
+        return decide(
+            self.settings,
+            epoch=epoch,
+            global_step=self.position.global_step,
+            metrics=metrics,
+            best=self.best,
+            seconds_since_save=self._commits.seconds_since_save,
+            **circumstances,
+        )
 
     def _carry_out(self, decision: Decision, epoch: int, metrics: Mapping[str, float]) -> None:
         if not decision.names:

@@ -240,11 +240,11 @@ def plain_config(config: Any) -> dict[str, Any]:
         raise UnsavableStateError(
             f"config: expected a mapping, a dataclass or a Namespace, found {type(config).__name__}; nothing was saved"
         )
-    plain = {key: plain_dataclass(value) for key, value in plain.items()}
+    plain = {key: _plain_dataclass(value) for key, value in plain.items()}
     check_plain(plain, "config")
     return copying.deepcopy(plain)
 
 
-def plain_dataclass(value: Any) -> Any:
+def _plain_dataclass(value: Any) -> Any:
     """Return a dataclass as a dict, anything else as it is."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
