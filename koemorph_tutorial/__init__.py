@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .inspection.summary import inspect_checkpoint as inspect_checkpoint
     from .loading import ResumableLoader as ResumableLoader
     from .manager import CheckpointManager as CheckpointManager
     from .records import Best as Best
@@ -32,6 +33,7 @@ _ROOMS = {
     "ResumableLoader": "loading",
     "StopTraining": "records",
     "cleanup_old_checkpoints": "retention",
+    "inspect_checkpoint": "inspection.summary",
     "list_checkpoints": "storage",
     "load_checkpoint": "storage",
     "plan_retention": "retention",

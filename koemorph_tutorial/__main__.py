@@ -44,6 +44,14 @@ examples:
 """
 
 
+_INSPECT = """\
+Say what is in a checkpoint file, ours or any that torch.save wrote: where the run was and goes on, its metrics, its
+config, and its tensors as a tree that adds up to the size of the file. Of a run's folder: its checkpoints as a table.
+
+Only the headers are read, without torch, and nothing in a file can run.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
@@ -73,6 +81,13 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", metavar="PATH", type=Path, required=True, help="a checkpoint file")
     evaluate.add_argument("--json", action="store_true", help="print JSON, for programs")
     evaluate.set_defaults(run=_evaluate)
+
+    inspect = commands.add_parser(
+        "inspect", help="say what is in a file or a run", description=_INSPECT, formatter_class=layout
+    )
+    inspect.add_argument("path", metavar="PATH|DIR", type=Path, help="a checkpoint file, or a run's folder")
+    inspect.add_argument("--json", action="store_true", help="print JSON, for programs: everything, and exactly")
+    inspect.set_defaults(run=_inspect)
     return parser
 
 
@@ -94,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unusable(message: str) -> int:
-    print(f"koemorph: {' '.join(message.split())}", file=sys.stderr)
+    from .text import printable
+
+    print(f"koemorph: {printable(' '.join(message.split()), 2000)}", file=sys.stderr)
     return UNUSABLE
 
 
@@ -157,6 +174,25 @@ def _evaluate(options: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console().print(evaluation.to_table())
+    return DONE
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import shutil
+
+    from .inspection.folder import inspect_directory
+    from .inspection.summary import inspect_checkpoint
+    from .inspection.views import directory_lines, file_lines
+
+    columns = max(shutil.get_terminal_size().columns, 60)
+    if options.path.is_dir():
+        run = inspect_directory(options.path)
+        lines = [run.to_json()] if options.json else directory_lines(run, columns)
+    else:
+        file = inspect_checkpoint(options.path)
+        lines = [file.to_json()] if options.json else file_lines(file, columns)
+    encoding = sys.stdout.encoding or "utf-8"  # what it cannot show is escaped
+    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
     return DONE
 
 

@@ -11,6 +11,8 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +21,13 @@ from .records import CheckpointNotFoundError, DamagedCheckpointError, Unsupporte
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 _CHUNK = 1 << 20
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before 1.6
+_OTHER_FILES = (  # how a file begins, what it is, what to do
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it", "name a file of torch.save"),
+    (b"\x89PNG", "a PNG picture", "name a file of torch.save"),
+    (b"\x80", "a plain pickle", "name a file of torch.save; to open a pickle is to run what it names"),
+)
 _KNOWN_FLAGS = 0x0808  # sizes after the bytes, names in UTF-8: all that torch.save sets
 _DIRECTORY = 0x10  # an attribute: torch takes a record that has it for an empty one
 _TRY_OLDER = "use an older checkpoint of the run"
@@ -80,8 +89,17 @@ def verify(file: BinaryIO, path: Path) -> None:
             raise _damaged(path, info, found)
 
 
-def read_pickle(path: Path) -> bytes:
-    """Return the record ``data.pkl``, the pickled object tree, after its checksum was checked.
+@dataclass(frozen=True)
+class Parts:
+    """What of a file its header is read from: the `pickle`, and how many bytes each storage has, by its key."""
+
+    pickle: bytes
+    storages: Mapping[str, int]
+    size: int
+
+
+def read_parts(path: Path) -> Parts:
+    """Return the record ``data.pkl``, the pickled object tree, after its checksum was checked, and what lies beside it.
 
     Raises:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_file`; also a damaged ``data.pkl``.
@@ -90,14 +108,17 @@ def read_pickle(path: Path) -> bytes:
         records = _records(file, path)
         pickles = [info for info in records if info.filename.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise DamagedCheckpointError(
-                f"{path}: expected one record data.pkl, as torch.save writes it, found {len(pickles)}"
-            )
+            raise _no_checkpoint(path, len(pickles))
         _seek_record(file, path, pickles[0])
         data = file.read(pickles[0].file_size)
+        size = os.fstat(file.fileno()).st_size
     if pickles[0].CRC and zlib.crc32(data) != pickles[0].CRC:
         raise _damaged(path, pickles[0], zlib.crc32(data))
-    return data
+    folder = pickles[0].filename.removesuffix(".pkl") + "/"
+    storages = {
+        info.filename.removeprefix(folder): info.file_size for info in records if info.filename.startswith(folder)
+    }
+    return Parts(data, storages, size)
 
 
 def _records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
@@ -116,9 +137,13 @@ def _records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
                 f"{path}: expected the zip format, found the one that torch.save wrote before 1.6, which holds no "
                 "checksums; load it with torch.load and save it again"
             )
-        raise DamagedCheckpointError(
-            f"{path}: expected a zip archive as torch.save writes it, found a file that begins with {start[:8]!r}"
-        )
+        kinds = [(what, todo) for begin, what, todo in _OTHER_FILES if start.startswith(begin)]
+        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+            kinds = [("a safetensors file", "open it with safetensors.torch.load_file")]
+        what, todo = kinds[0] if kinds else (f"a file that begins with {start[:8]!r}", "check the path")
+        raise DamagedCheckpointError(f"{path}: expected a zip archive as torch.save writes it, found {what}; {todo}")
+    if not any(info.filename.endswith("/data.pkl") for info in records):
+        raise _no_checkpoint(path, 0)
     if len({info.filename for info in records}) < len(records):
         raise DamagedCheckpointError(f"{path}: expected each record once, found one twice; {_TRY_OLDER}")
     for info in records:
@@ -130,8 +155,8 @@ def _records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
                 f"{path}: record {info.filename!r}: expected stored bytes, found a compressed, encrypted or foreign "
                 f"record; {_TRY_OLDER}"
             )
-        if info.file_size > size:
-            raise _cut_short(path)
+    if sum(info.file_size for info in records) > size:  # longer than the file, or one over the other
+        raise _cut_short(path)
     return records
 
 
@@ -153,6 +178,13 @@ def _seek_record(file: BinaryIO, path: Path, info: zipfile.ZipInfo) -> None:
 def _cut_short(path: Path) -> DamagedCheckpointError:
     return DamagedCheckpointError(
         f"{path}: expected a whole zip archive, found the beginning of one: the file is cut short; {_TRY_OLDER}"
+    )
+
+
+def _no_checkpoint(path: Path, count: int) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"{path}: expected one record data.pkl, as torch.save writes it, found {count}: another kind of zip; check the "
+        "path"
     )
 
 

@@ -1,41 +1,65 @@
 """What a checkpoint holds, without torch and without its tensors.
 
-The object tree of a checkpoint is a pickle. It is read here with an unpickler that builds inert stand-ins instead of
-calling what the pickle names, so nothing in a stranger's file can run.
+The object tree of a checkpoint is a pickle. It is read here as data: what the pickle names is never called, and inert
+stand-ins take the place of whatever is no plain container, so nothing in a stranger's file can run.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from pickle import UnpicklingError
+from typing import Any
 
-from .archive import read_pickle
+from .archive import read_parts
 from .records import DamagedCheckpointError
+from .text import printable
+from .unpickling import Name, Opaque, unpickle
+
+
+@dataclass(frozen=True)
+class StorageStub:
+    """Where the numbers of tensors lie: `key` names the record ``data/<key>``; several tensors may share one."""
+
+    key: str
+    dtype: str
+    elements: int
 
 
 @dataclass(frozen=True)
 class TensorStub:
-    """A tensor as the header knows it: its shape and dtype, without its numbers."""
+    """A tensor as the header knows it: its shape and dtype, without its numbers.
+
+    `storage` is the one its numbers lie in, from element `offset` on.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    storage: StorageStub = field(default=StorageStub("", "", 0), compare=False)
+    offset: int = field(default=0, compare=False)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the tensor has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """The object tree of a checkpoint with `TensorStub` for tensors, and the foreign names that it holds.
 
-    `foreign` are the functions and classes outside of what ``torch.load(weights_only=True)`` rebuilds.
+    `foreign` are the functions and classes outside of what ``torch.load(weights_only=True)`` rebuilds; `stored` are the
+    bytes of each storage in the file, by its key, of the `size` bytes of the whole.
     """
 
     content: Any
     foreign: tuple[str, ...]
+    stored: Mapping[str, int]
+    size: int
 
 
 def read_header(path: Path) -> Header:
@@ -44,75 +68,71 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_file`; also a damaged ``data.pkl``.
     """
-    unpickler = _HeaderUnpickler(io.BytesIO(read_pickle(path)))
+    parts = read_parts(path)
     try:
-        content = unpickler.load()
+        content, names = unpickle(parts.pickle, _Rebuild(len(parts.pickle)), _storage)
     except Exception as error:  # a pickle is a program: a broken one can fail in any way
-        raise DamagedCheckpointError(f"{path}: its header cannot be read: {type(error).__name__}: {error}") from None
-    return Header(content=content, foreign=tuple(sorted(unpickler.foreign)))
+        why = str(error) if isinstance(error, UnpicklingError) else type(error).__name__
+        raise DamagedCheckpointError(
+            f"{path}: expected a header as torch.save writes it, found one that cannot be read ({printable(why)}); use "
+            "an older checkpoint of the run"
+        ) from None
+    foreign = sorted(printable(name, 80) for name in names if not _is_known(name))
+    return Header(content=content, foreign=tuple(foreign), stored=parts.storages, size=parts.size)
 
 
-class _Dict(dict[Any, Any]):
-    """Stands for OrderedDict and Counter; what the pickle sets on it is ignored."""
+def kind_text(value: Any) -> str:
+    """Say what a value of a header is, for a message."""
+    if isinstance(value, (Name, Opaque)):
+        known = _is_known(value.name)
+        return f"{'a' if known else 'the pickled'} {printable(value.name, 80)}" + (
+            "" if known else ", which runs code of its own when it is loaded"
+        )
+    if isinstance(value, (TensorStub, StorageStub)):
+        return "a tensor" if isinstance(value, TensorStub) else "a storage"
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
-    def __setstate__(self, state: object) -> None:
-        pass
+
+def _storage(pid: Any) -> StorageStub:
+    """Read a persistent id of torch: ``("storage", class, key, device, elements)``."""
+    _, kind, key, _, elements = pid
+    if not (isinstance(kind, Name) and type(key) is str and type(elements) is int and elements >= 0):
+        raise UnpicklingError("no description of a storage")
+    name = kind.name.rpartition(".")[2]
+    return StorageStub(key, _STORAGE_DTYPES.get(name, name), elements)
 
 
-class _Inert:
-    """Stands for whatever else a pickle names: takes every call and does nothing."""
+def _tensor(storage: Any, offset: Any, shape: Any, *rest: Any) -> TensorStub:
+    sizes = (offset, *shape) if type(shape) is tuple and len(shape) <= 64 else (-1,)
+    if not isinstance(storage, StorageStub) or any(type(size) is not int or not 0 <= size < 2**63 for size in sizes):
+        raise UnpicklingError("no description of a tensor")
+    return TensorStub(shape, storage.dtype, storage, offset)
 
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return object.__new__(cls)
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
+def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+    stub = _tensor(storage, offset, shape)
+    return TensorStub(stub.shape, dtype.name.rpartition(".")[2], stub.storage, offset)
 
-    def __setstate__(self, state: object) -> None:
-        pass
 
-    def append(self, item: object) -> None:
-        pass
-
-    def extend(self, items: object) -> None:
-        pass
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
+def _device(kind: Any, index: Any = None) -> str:
+    if type(kind) is not str or len(kind) > 20 or type(index) not in (int, type(None)):
+        raise UnpicklingError("no device")
+    return kind if index is None else f"{kind}:{index:d}"
 
 
 @dataclass(frozen=True)
-class _Name:
-    """A torch dtype, storage type or the like: only its name matters."""
-
-    name: str
-
-    def __call__(self, *args: object) -> _Name:
-        return self
-
-
-@dataclass
 class _NumpyDtype:
-    code: str
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def _tensor(storage: Any, offset: int, shape: Any, *rest: Any) -> TensorStub:
-    return TensorStub(tuple(shape), str(storage))
-
-
-def _tensor_v3(storage: Any, offset: int, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
-    return TensorStub(tuple(shape), dtype.name)
+    code: Any
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     """Rebuild the value of a numpy number, as the recipe's metrics hold it."""
-    layout = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<l", "b1": "<?"}.get(getattr(dtype, "code", ""))
-    raw = data.encode("latin-1") if isinstance(data, str) else data
-    return struct.unpack(layout, raw)[0] if layout else None
+    code = dtype.code if isinstance(dtype, _NumpyDtype) else None
+    layout = _NUMPY_LAYOUTS.get(code) if type(code) is str else None
+    return struct.unpack(layout, data)[0] if layout else None
 
+
+_NUMPY_LAYOUTS = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<l", "b1": "<?"}
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -124,57 +144,61 @@ _STORAGE_DTYPES = {
     "ShortStorage": "int16",
     "CharStorage": "int8",
     "ByteStorage": "uint8",
+    "UntypedStorage": "uint8",
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
 
+# Arguments are handed through, never copied: a few bytes can ask for the copy of a large one again and again.
 _REBUILD: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _Dict,
-    "collections.Counter": _Dict,
-    "builtins.set": lambda items=(): list(items),
+    "collections.OrderedDict": lambda *items: Opaque("collections.OrderedDict", [items]) if items else {},
+    "collections.Counter": lambda counts=None: counts or {},
+    "builtins.set": lambda items=(): items or [],
     "builtins.complex": lambda real=0.0, imag=0.0: (real, imag),
-    "builtins.bytearray": lambda data=b"", *_: data if isinstance(data, (bytes, str)) else b"",
-    "_codecs.encode": lambda text, *_: text.encode("latin-1") if isinstance(text, str) else b"",
-    "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "builtins.bytearray": lambda data=b"", *_: data,
+    "torch.Size": lambda sizes=(): sizes,
+    "torch.device": _device,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),  # with attributes
 }
+_NUMPY_SCALAR: dict[str, Callable[..., Any]] = {
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": lambda code, *_: _NumpyDtype(code),
+}
+_ENCODE = "_codecs.encode"  # how protocol 2 holds bytes
+_WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
 # Names that torch reads as well: dtypes, storages, layouts, and rarer tensors, which stay stand-ins here.
 _HARMLESS = re.compile(
     r"torch\.(\w*Storage|\w*Tensor|bool|(bfloat|bits|complex|float|q?u?int)\d\w*|per_\w+_affine\w*)"
     r"|torch\.storage\.UntypedStorage|torch\.serialization\._get_layout|torch\.nn\.parameter\.Parameter"
+    r"|torch\._utils\._rebuild_\w+"
 )
-_NUMPY_SCALAR: dict[str, Callable[..., Any]] = {
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "numpy.dtype": lambda code, *_: _NumpyDtype(str(code)),
-}
 
 
-class _HeaderUnpickler(pickle.Unpickler):
-    """Builds plain containers and stand-ins; never imports, never calls what a file names."""
+def _is_known(name: str) -> bool:
+    return name in _REBUILD or name in (_ENCODE, _WITH_ATTRIBUTES) or _HARMLESS.fullmatch(name) is not None
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.foreign: set[str] = set()
 
-    def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # protocol 2's names
-        full = f"{module}.{name}"
-        if full in _REBUILD:
-            return _REBUILD[full]
-        if _HARMLESS.fullmatch(full):
-            return _Name(name)
-        if not full.startswith("torch._utils._rebuild_"):
-            self.foreign.add(full)
-        return _NUMPY_SCALAR.get(full) or type(name, (_Inert,), {})
+class _Rebuild:
+    """Puts something inert in the place of each call that a pickle asks for."""
 
-    def persistent_load(self, pid: Any) -> str:
-        kind = getattr(pid[1], "name", "") if isinstance(pid, tuple) and len(pid) > 1 else ""
-        return _STORAGE_DTYPES.get(kind, kind)
+    def __init__(self, size: int) -> None:
+        self.left = size  # a text of the file is encoded once, not again and again
+
+    def __call__(self, name: str, arguments: Any) -> Any:
+        make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name)
+        if type(arguments) is not tuple or len(arguments) > 16:
+            return Opaque(name, [arguments])
+        if name == _WITH_ATTRIBUTES and len(arguments) > 2 and isinstance(arguments[0], Name):
+            return self(arguments[0].name, arguments[2])
+        if name == _ENCODE and arguments and type(arguments[0]) is str:
+            self.left -= len(arguments[0])
+            if self.left < 0:
+                raise UnpicklingError("it asks for more bytes than it holds")
+            return arguments[0].encode("latin-1")
+        return make(*arguments) if make else Opaque(name, [arguments])

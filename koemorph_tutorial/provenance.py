@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+_PATIENCE = 5.0  # seconds for git: a huge repository on a slow disk must not hold up a save
+
 
 def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> dict[str, Any]:
     """Return where a checkpoint came from: ``model_params`` counts the module called "model", else the first.
@@ -75,11 +77,17 @@ def git_commit(directory: Path) -> str | None:
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # asking must not get in the way of somebody's commit
     try:
         done = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, text=True, timeout=5, check=False
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,  # as bytes: what git complains about may be in any encoding
+            timeout=_PATIENCE,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.decode("ascii", "replace").strip() or None if done.returncode == 0 else None
 
 
 def find_drift(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:

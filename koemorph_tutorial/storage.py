@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import archive
 from .durable import link, refusals_named, sync_directory, write_file
-from .header import read_header
+from .header import kind_text, read_header
 from .records import (
     FORMAT_VERSION,
     CheckpointError,
@@ -176,7 +177,15 @@ def _identity(path: Path) -> tuple[int, int, int, int]:
 
 
 def _read_description(path: Path, identity: tuple[int, int, int, int]) -> CheckpointFile:
-    content = read_header(path).content
+    return describe_content(path, read_header(path).content, size=identity[2], inode=identity[1])
+
+
+def describe_content(path: Path, content: Any, *, size: int, inode: int) -> CheckpointFile:
+    """Return the record of a file whose header was read already.
+
+    Raises:
+        UnsupportedCheckpointError: no dict, or a newer format.
+    """
     version = _format_version(path, content)
     epoch, step = _whole(content.get("epoch")), _whole(content.get("global_step"))
     place = content.get("position")
@@ -192,9 +201,9 @@ def _read_description(path: Path, identity: tuple[int, int, int, int]) -> Checkp
         codec=None,
         line=run.get("line") if isinstance(run.get("line"), str) else None,
         saves=_whole(run.get("saves", epoch + 1)),
-        metrics={str(k): float(v) for k, v in metrics.items() if isinstance(v, float) or _is_small(v)},
-        size=identity[2],
-        inode=identity[1],
+        metrics={k: float(v) for k, v in metrics.items() if type(k) is str and (isinstance(v, float) or _is_small(v))},
+        size=size,
+        inode=inode,
     )
 
 
@@ -214,13 +223,13 @@ def _serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
 def _format_version(path: Path, content: Any) -> int:
     if not isinstance(content, dict):
         raise UnsupportedCheckpointError(
-            f"{path}: expected a dict with the states of a run, found a {type(content).__name__.strip('_')}"
+            f"{path}: expected a dict with the states of a run, found {kind_text(content)}"
         )
     version = content.get("format_version", 0)
     if type(version) is not int or not 0 <= version <= FORMAT_VERSION:
         raise NewerFormatError(
-            f"{path}: expected format_version {FORMAT_VERSION} or older, found {version!r}; it was written by a newer "
-            "koemorph-tutorial: update this one"
+            f"{path}: expected format_version {FORMAT_VERSION} or older, found {reprlib.repr(version)}; it was written "
+            "by a newer koemorph-tutorial: update this one"
         )
     return version
 

@@ -254,7 +254,7 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
     answers: list[str] = []
 
     def ask() -> None:
-        for question in (archive.open_file, archive.read_pickle):
+        for question in (archive.open_file, archive.read_parts):
             try:
                 question(path)
             except CheckpointError as error:
@@ -268,7 +268,8 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
 
 def test_a_text_file_is_told_by_its_first_bytes() -> None:
     """The message shows what the file begins with."""
-    message = f"{NAME}: expected a zip archive as torch.save writes it, found a file that begins with b'epoch,lo'"
+    message = f"{NAME}: expected a zip archive as torch.save writes it, found a file that begins with b'epoch,lo'; "
+    message += "check the path"
     with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
         archive.verify(io.BytesIO(b"epoch,loss\n0,0.5\n"), NAME)
 
@@ -297,7 +298,7 @@ def test_a_file_without_checksums_cannot_be_told(tmp_path: Path) -> None:
     with archive.open_file(path) as file, pytest.raises(UnsupportedCheckpointError, match=rf"^{re.escape(message)}$"):
         archive.verify(file, path)
     (info,) = [info for info in RECORDS if info.filename.endswith("data.pkl")]
-    assert info.file_size == len(archive.read_pickle(path))
+    assert info.file_size == len(archive.read_parts(path).pickle)
 
 
 # ------------------------------------------------------------------------------------------------------- other archives
@@ -380,7 +381,7 @@ def test_a_directory_that_is_said_to_be_elsewhere_is_refused(tmp_path: Path, by:
     message = (
         f"{path}: record 'archive/data.pkl': expected at byte {-by}, found something else; use an older checkpoint"
     )
-    for ask in (archive.read_pickle, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
+    for ask in (archive.read_parts, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
         with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)} of the run$"):
             ask(path)
 
@@ -399,7 +400,7 @@ def test_a_size_beyond_the_file_needs_no_memory(tmp_path: Path) -> None:
     path.write_bytes(SOUND[:DIRECTORY] + entry + extra + rest + end)
     with zipfile.ZipFile(path) as file:
         assert 1 << 62 == file.infolist()[0].file_size
-    for ask in (archive.read_pickle, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
+    for ask in (archive.read_parts, lambda path: archive.verify(io.BytesIO(path.read_bytes()), path)):
         with pytest.raises(DamagedCheckpointError, match="the file is cut short"):
             ask(path)
 
@@ -422,9 +423,10 @@ def test_a_zip_that_torch_did_not_write_has_no_header(tmp_path: Path, names: lis
     with zipfile.ZipFile(path, "w") as file:
         for name in names:
             file.writestr(name, b"\x80\x02N.")
-    message = f"{path}: expected one record data.pkl, as torch.save writes it, found {found}"
+    message = f"{path}: expected one record data.pkl, as torch.save writes it, found {found}: another kind of zip; "
+    message += "check the path"
     with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
-        archive.read_pickle(path)
+        archive.read_parts(path)
 
 
 def test_the_header_is_read_whole_and_alone(tmp_path: Path) -> None:
@@ -432,7 +434,7 @@ def test_the_header_is_read_whole_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "last_model.pth"
     infos = {info.filename: info for info in RECORDS}
     path.write_bytes(flipped(SOUND, data_of(infos["archive/data/0"]).start * 8))
-    assert zipfile.ZipFile(io.BytesIO(SOUND)).read("archive/data.pkl") == archive.read_pickle(path)
+    assert zipfile.ZipFile(io.BytesIO(SOUND)).read("archive/data.pkl") == archive.read_parts(path).pickle
     path.write_bytes(flipped(SOUND, data_of(infos["archive/data.pkl"]).start * 8))
     with pytest.raises(DamagedCheckpointError, match=r"record 'archive/data\.pkl' is damaged: expected CRC32"):
-        archive.read_pickle(path)
+        archive.read_parts(path)

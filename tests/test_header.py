@@ -124,7 +124,7 @@ def test_sets_bytearrays_and_dtypes_are_readable_too(tmp_path: Path) -> None:
     torch.save({"set": {1, "a"}, "none": set(), "array": bytearray(b"ab"), "dtype": torch.bfloat16}, path)
     content = read_header(path).content
     assert {1, "a"} == set(content["set"])
-    assert ([], b"ab", "bfloat16") == (content["none"], content["array"], content["dtype"].name)
+    assert ([], b"ab", "torch.bfloat16") == (content["none"], content["array"], content["dtype"].name)
 
 
 def test_a_tensor_with_an_attribute_is_still_a_tensor(tmp_path: Path) -> None:
@@ -266,26 +266,85 @@ def test_what_torch_reads_is_not_foreign(tmp_path: Path, tensor: Any) -> None:
     assert () == read_header(path).foreign
 
 
+TEXT = b"X\x01\x00\x00\x00x"
+LAUGHS = b")q\x000" + b"h\x00h\x00h\x00\x87q\x000" * 60 + b"h\x00"  # 3 ** 60 times (), in 600 bytes
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        pytest.param(b"K\x01r\xff\xff\xff\x7f.", id="a memo index of two billion"),
+        pytest.param(b"\x8d" + (1 << 62).to_bytes(8, "little") + b".", id="a text of four exabytes"),
+        pytest.param(b"\x8b\xff\xff\xff\x7f.", id="a number of two gigabytes"),
+        pytest.param(b"]" * 100_000 + b"a" * 99_999 + b".", id="a deep list"),
+        pytest.param(b"})" + b"\x85" * 1_000_000 + b"K\x01s.", id="a deep key"),
+        pytest.param(b"}" + LAUGHS + b"K\x01s.", id="a key of all the laughs"),
+        pytest.param(LAUGHS + b".", id="all the laughs"),
+        pytest.param(LAUGHS + b"q\x01ctorch\ndevice\nh\x01\x85R.", id="a device of all the laughs"),
+        pytest.param(b"ccollections\nCounter\n" + LAUGHS + b"\x85R.", id="a counter of all the laughs"),
+        pytest.param(b"]q\x00h\x00a.", id="a list that holds itself"),
+        pytest.param(b"}q\x00" + TEXT + b"h\x00s.", id="a dict that holds itself"),
+        pytest.param(b"cos\nsystem\n)Rq\x00h\x00a.", id="a stand-in that holds itself"),
+        pytest.param(b"ctorch._utils\n_rebuild_tensor\n}" + TEXT + b"K\x01sb.", id="attributes of a function of ours"),
+        pytest.param(b"cos\nsystem\n)\x81}X\x0c\x00\x00\x00__setstate__h\x00sb.", id="a method from the file"),
+        pytest.param(
+            b"X\x00\x00\x01\x00" + b"a" * 65536 + b"q\x00(" + b"c_codecs\nencode\nh\x00\x85R" * 9999 + b"t.",
+            id="one text as bytes ten thousand times",
+        ),
+    ],
+)
+def test_a_small_header_costs_little(tmp_path: Path, pickled: bytes) -> None:
+    """A few bytes that ask for all the memory, all the time or the end of the process: read or refused, and cheap."""
+    path = archive_of(tmp_path / "last_model.pth", b"\x80\x02" + pickled)
+    program = (
+        "import pathlib, resource, sys\n"
+        "from koemorph_tutorial.header import read_header\n"
+        "from koemorph_tutorial.records import CheckpointError\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
+        "try:\n    read_header(pathlib.Path(sys.argv[1]))\n"
+        "except CheckpointError as error:\n    assert 'MemoryError' not in str(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_tensors_know_where_their_numbers_lie(tmp_path: Path) -> None:
+    """Tied weights name one storage; the bytes of each are known from the file."""
+    path = tmp_path / "last_model.pth"
+    whole = torch.zeros(4, 5)
+    torch.save({"a": whole, "b": whole[2:], "c": torch.zeros(3, dtype=torch.int16)}, path)
+    header = read_header(path)
+    a, b, c = header.content.values()
+    assert (a.storage, 0, 20) == (b.storage, a.offset, a.storage.elements)
+    assert (10, 10, 3) == (b.offset, b.numbers, c.numbers)
+    assert {a.storage.key: 80, c.storage.key: 6} == header.stored
+    assert path.stat().st_size == header.size
+
+
 # ------------------------------------------------------------------------------------------------------- broken headers
 
 
 @pytest.mark.parametrize(
     ("pickled", "why"),
     [
-        (b"", "EOFError: Ran out of input"),
-        (b".", "UnpicklingError: unpickling stack underflow"),
-        (pickle.dumps({"epoch": 3}, protocol=2)[:-1], "EOFError: Ran out of input"),
-        (b"\x80\x02X\xff\xff\xff\x7f.", "UnpicklingError: pickle data was truncated"),
-        (b"\x80\x02r\xff\xff\xff\x7f.", "UnpicklingError"),
+        (b"", "IndexError"),
+        (b".", "IndexError"),
+        (pickle.dumps({"epoch": 3}, protocol=2)[:-1], "IndexError"),
+        (b"\x80\x02X\xff\xff\xff\x7f.", "it ends inside a text"),
+        (b"\x80\x02r\xff\xff\xff\x7f.", "IndexError"),
         (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "TypeError"),
         (b"\x80\x02cos\nsyst\xffem\n.", "UnicodeDecodeError"),
         (b"\x80\x02U\x02\xff\xfe.", "UnicodeDecodeError"),
+        (b"\x80\x02K\x01]a.", "it fills a int as if it were a list"),
+        (b"I1\n.", "byte 0x49 at 0 is no instruction that torch.save writes"),
     ],
 )
 def test_a_header_that_is_no_pickle_is_damaged(tmp_path: Path, pickled: bytes, why: str) -> None:
     """Its checksum is right and its content is not: one line all the same."""
     path = archive_of(tmp_path / "last_model.pth", pickled)
-    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(f'{path}: its header cannot be read: {why}')}.*$"):
+    message = f"{path}: expected a header as torch.save writes it, found one that cannot be read ({why})"
+    with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}; use an older .*$"):
         read_header(path)
 
 

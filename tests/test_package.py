@@ -26,7 +26,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert set() == loaded_by("import koemorph_tutorial")
 
 
-@pytest.mark.parametrize("module", ["records", "archive", "header", "save_policy", "storage", "retention", "__main__"])
+LOWER_ROOMS = ["records", "archive", "unpickling", "header", "save_policy", "storage", "retention"]
+LOWER_ROOMS += ["inspection.summary", "inspection.folder", "inspection.views", "__main__"]
+
+
+@pytest.mark.parametrize("module", LOWER_ROOMS)
 def test_the_lower_rooms_load_without_torch(module: str) -> None:
     """What only reads names and headers starts in a fraction of the time that torch takes."""
     assert set() == loaded_by(f"import koemorph_tutorial.{module}")
@@ -34,7 +38,7 @@ def test_the_lower_rooms_load_without_torch(module: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     """koemorph --help and the help of each command."""
-    for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"]):
+    for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["inspect", "--help"]):
         code = (
             "import contextlib\nfrom koemorph_tutorial.__main__ import main\n"
             f"with contextlib.suppress(SystemExit): main({arguments!r})"

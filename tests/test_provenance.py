@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import socket
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from koemorph_tutorial import provenance
 from koemorph_tutorial.plain import check_plain
 from koemorph_tutorial.provenance import collect_metadata, find_drift, git_commit, surroundings
 
@@ -91,11 +93,38 @@ def remove(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.rmdir()
 
 
-@pytest.mark.parametrize("make", [leave, begin, spoil, hide_git, remove])
+def replace_git(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    fake = folder / "bin/git"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+
+
+def complain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse as git does in a repository of somebody else's, with a path that is no UTF-8."""
+    replace_git(folder, monkeypatch, r"printf 'fatal: dubious ownership in \377\n' >&2; exit 128")
+
+
+def take_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_git(folder, monkeypatch, "exec sleep 60")
+    monkeypatch.setattr(provenance, "_PATIENCE", 0.1)
+
+
+def disown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    commit(folder)
+    for path in (folder, folder / ".git"):
+        os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize("make", [leave, begin, spoil, hide_git, remove, complain, take_long, disown])
 def test_without_a_commit_there_is_none_and_no_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path, pytest.MonkeyPatch], None]
 ) -> None:
-    """No repository, one without commits or a broken one, no git, no folder: a save does not fail for that."""
+    """No repository, an empty, a broken, a stranger's or a huge one, no git, no folder: no save fails for that."""
     make(folder, monkeypatch)
     assert git_commit(folder) is None
 

@@ -212,7 +212,7 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, type[Exception], str]]:
             UnsupportedCheckpointError,
             "expected format_version 1 or older, found 99; it was written by a newer koemorph-tutorial: update",
         ),
-        "a tensor": (pickled("tensor.pth", torch.zeros(2)), UnsupportedCheckpointError, "found a TensorStub"),
+        "a tensor": (pickled("tensor.pth", torch.zeros(2)), UnsupportedCheckpointError, "found a tensor"),
         "a class": (
             pickled("class.pth", {"epoch": 1, "model": torch.nn.Linear(1, 1)}),
             UnsupportedCheckpointError,

@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,8 +60,67 @@ def help_is_there_at_once() -> Row:
     return Row(name="koemorph --help / import torch", ours=ours, reference=reference, bound=0.15)
 
 
+def a_training_of_200_mb(folder: Path) -> Path:
+    """Save a language model of 17 M parameters with its AdamW state, as a training loop would."""
+    import torch
+    from torch import nn
+
+    from koemorph_tutorial import Position, save_checkpoint
+    from koemorph_tutorial.records import Best
+    from koemorph_tutorial.state import build
+
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True)
+    model = nn.Sequential(nn.Embedding(3300, 768), nn.TransformerEncoder(layer, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    checkpoint = build(
+        {"model": model, "optimizer": optimizer},
+        epoch=0,
+        position=Position(epoch=1, global_step=1),
+        metrics={"loss": 0.5},
+        best=Best(),
+        run={"line": "benchmark", "parent": None, "saves": 1},
+    )
+    return save_checkpoint(checkpoint, folder / "last_model.pth").path
+
+
+def a_file_is_inspected_without_loading_it() -> Row:
+    load = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
+    with tempfile.TemporaryDirectory() as folder:
+        path = a_training_of_200_mb(Path(folder))
+        ours, reference = medians(
+            process(BIN / "koemorph", "inspect", path), process(sys.executable, "-c", load, path), rounds=5
+        )
+    return Row(name="koemorph inspect / torch.load, 200 MB", ours=ours, reference=reference, bound=0.15)
+
+
+# A load into memory that the process has never touched, as the load of a run is: torch.load again and again in one
+# process gets the memory of the one before, and takes a fraction of the time.
+_ONE_CALL = """
+import sys, time, torch
+from koemorph_tutorial import inspect_checkpoint
+begin = time.perf_counter()
+inspect_checkpoint(sys.argv[1])
+middle = time.perf_counter()
+torch.load(sys.argv[1], weights_only=True)
+print(middle - begin, time.perf_counter() - middle)
+"""
+
+
+def a_header_is_asked_in_a_fraction_of_a_load() -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _ONE_CALL, a_training_of_200_mb(Path(folder))]
+        said = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(8)]
+    ours, reference = (statistics.median(float(line.split()[at]) for line in said[1:]) for at in (0, 1))
+    return Row(name="inspect_checkpoint / torch.load, 200 MB", ours=ours, reference=reference, bound=0.05)
+
+
 ROWS: list[Callable[[], Row]] = [
     help_is_there_at_once,
+    a_file_is_inspected_without_loading_it,
+    a_header_is_asked_in_a_fraction_of_a_load,
 ]
 
 

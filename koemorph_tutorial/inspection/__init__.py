@@ -1,0 +1,1 @@
+"""What a person asks of a checkpoint file or of a run's folder, from the headers alone."""

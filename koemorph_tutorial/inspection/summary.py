@@ -1,0 +1,245 @@
+"""What a person asks of a checkpoint, from its header alone: without torch, and nothing in the file can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from koemorph_tutorial.header import Header, TensorStub, kind_text, read_header
+from koemorph_tutorial.records import Position
+from koemorph_tutorial.storage import PathLike, describe_content
+from koemorph_tutorial.text import json_text, printable
+
+from .tree import Node, grow_tree
+
+_STATE = "_state_dict"
+_SHOWN = {"format_version", "run", "epoch", "global_step", "position", "optimizer_parameters", "metrics", "best"}
+_SHOWN |= {"rng_state", "config", "metadata", "hyper_parameters", "pytorch-lightning_version"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One group of an optimizer: how many parameters it trains, their `names` where the file has them, the settings."""
+
+    parameters: int
+    names: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSummary:
+    """One optimizer: its groups, and how many parameters have each kind of state (``exp_avg``, …)."""
+
+    name: str
+    groups: tuple[Group, ...]
+    state: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is in one checkpoint file.
+
+    `epoch`, `global_step` and `position` are None where the file does not say. Whatever came from the file is plain:
+    numbers, text, lists and dicts with text as keys. `tensors` and `rest`, the bytes of everything else, add up to
+    `size`. `foreign` are names in the file that would run code if it were loaded by an ordinary unpickler.
+    """
+
+    path: str
+    size: int
+    format: str
+    format_version: int | None
+    epoch: int | None
+    global_step: int | None
+    position: Position | None
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    best: Mapping[str, Any]
+    states: tuple[str, ...]
+    other: Mapping[str, str]
+    optimizers: tuple[OptimizerSummary, ...]
+    schedulers: Mapping[str, Any]
+    rng_state: tuple[str, ...]
+    config: Any
+    metadata: Mapping[str, Any]
+    tensors: Node
+    rest: int
+    foreign: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return one JSON object with everything; a number that is not finite is null there."""
+        plain = {name: value for name, value in vars(self).items() if name != "tensors"}
+        plain["position"] = self.position and asdict(self.position)
+        plain["optimizers"] = [asdict(optimizer) for optimizer in self.optimizers]
+        return json_text({**plain, "tensors": self.tensors.to_plain()})
+
+    def __str__(self) -> str:
+        place = f"epoch {self.epoch}" if self.epoch is not None else self.format
+        return f"{Path(self.path).name}: {place}; {self.tensors.numbers:,} numbers in {self.size:,} bytes"
+
+
+def inspect_checkpoint(path: PathLike) -> Summary:
+    """Say what is in a checkpoint file, ours or another program's, without torch and without reading its tensors.
+
+    Raises:
+        CheckpointError: no such file, no checkpoint, damaged, or a newer format: one line.
+
+    >>> import tempfile
+    >>> from koemorph_tutorial import save_checkpoint
+    >>> file = save_checkpoint({"epoch": 3, "model_state_dict": {}}, Path(tempfile.mkdtemp()) / "run.pth")
+    >>> inspect_checkpoint(file.path).epoch
+    3
+    """
+    path = Path(path)
+    header = read_header(path)
+    file = describe_content(path, header.content, size=header.size, inode=0)
+    content: Mapping[Any, Any] = header.content
+    tree = grow_tree(header)
+    ours = "format_version" in content
+    recipe = not ours and "model_state_dict" in content and _whole(content, "epoch") is not None
+    rng = content.get("rng_state")
+    optimizers = tuple(_optimizers(content))
+    states = tuple(name for name, value in _plain_keys(content) if _is_state(name, value))
+    return Summary(
+        path=str(path),
+        size=header.size,
+        format=_format(content, recipe),
+        format_version=content.get("format_version", 0) if ours or recipe else None,
+        epoch=_whole(content, "epoch"),
+        global_step=_whole(content, "global_step"),
+        position=file.position if ours or recipe else None,
+        run=_plain_dict(content.get("run")),
+        metrics=_plain_dict(content.get("metrics")),
+        best=_plain_dict(content.get("best")),
+        states=states,
+        other={
+            name: _short(value)
+            for name, value in _plain_keys(content)
+            if name not in _SHOWN and name not in states and not isinstance(value, TensorStub)
+        },
+        optimizers=optimizers,
+        schedulers={
+            name: plain(value)
+            for name, value in _plain_keys(content)
+            if "scheduler" in name and isinstance(value, (dict, list))
+        },
+        rng_state=tuple(name for name, value in _plain_keys(rng) if value not in (None, [])),
+        config=plain(content.get("config", content.get("hyper_parameters"))),
+        metadata=_plain_dict(content.get("metadata")),
+        tensors=tree,
+        rest=header.size - tree.bytes,
+        foreign=header.foreign,
+        notes=tuple(_notes(header, tree, optimizers)),
+    )
+
+
+def _format(content: Mapping[Any, Any], recipe: bool) -> str:
+    if "format_version" in content:
+        return f"koemorph checkpoint, format version {content['format_version']}"
+    if recipe:
+        return "the recipe's format (version 0)"
+    if "pytorch-lightning_version" in content:
+        return f"a checkpoint of PyTorch Lightning {_short(content['pytorch-lightning_version'])}"
+    if content and all(isinstance(value, TensorStub) for value in content.values()):
+        return "weights alone, with nothing to go on from"
+    return "a dict of another program"
+
+
+def _is_state(key: Any, value: Any) -> bool:
+    return (
+        type(key) is str and key.endswith(("state_dict", "_states", "schedulers")) and isinstance(value, (dict, list))
+    )
+
+
+def _optimizers(content: Mapping[Any, Any]) -> Iterator[OptimizerSummary]:
+    known = content.get("optimizer_parameters")
+    for key, value in _plain_keys(content):
+        several = isinstance(value, list)
+        for number, item in enumerate(value if several else [value]):
+            if not isinstance(item, dict) or not isinstance(item.get("param_groups"), list):
+                continue
+            name = f"{key}[{number}]" if several else key.removesuffix(_STATE)
+            names = known.get(name) if isinstance(known, dict) else None
+            states = item.get("state")
+            kinds: dict[str, int] = {}
+            for state in states.values() if isinstance(states, dict) else ():
+                for kind, _ in _plain_keys(state):
+                    kinds[kind] = kinds.get(kind, 0) + 1
+            yield OptimizerSummary(name=name, groups=tuple(_groups(item["param_groups"], names)), state=kinds)
+
+
+def _groups(groups: list[Any], names: Any) -> Iterator[Group]:
+    for number, group in enumerate(groups):
+        if isinstance(group, dict):
+            own = names[number] if isinstance(names, list) and number < len(names) else []
+            held = group.get("params")
+            yield Group(
+                parameters=len(held) if isinstance(held, (list, tuple)) else 0,
+                names=tuple(
+                    _short(entry.get("name")) for entry in (own if isinstance(own, list) else []) if type(entry) is dict
+                ),
+                settings={name: plain(value) for name, value in _plain_keys(group) if name != "params"},
+            )
+
+
+def _notes(header: Header, tree: Node, optimizers: tuple[OptimizerSummary, ...]) -> Iterator[str]:
+    named = sum(header.stored.values()) - tree.bytes
+    if named:
+        yield f"{named:,} bytes of tensors are in the file that nothing in it names"
+    shared = [(name, leaf) for name, leaf in tree.leaves() if leaf.note]
+    for name, leaf in shared[:5]:
+        yield f"{name} {leaf.note}"
+    if len(shared) > 5:
+        yield f"{len(shared) - 5:,} more tensors share bytes, use a part of them or have none (--json names them)"
+    for optimizer in optimizers:
+        if optimizer.groups and not optimizer.state:
+            yield f"{optimizer.name} has no state: it had made no step, or keeps none"
+
+
+def _whole(content: Mapping[Any, Any], key: str) -> int | None:
+    value = content.get(key)
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def _plain_keys(value: Any) -> Iterator[tuple[str, Any]]:
+    return ((_short(key), item) for key, item in value.items()) if isinstance(value, dict) else iter(())
+
+
+def _plain_dict(value: Any) -> dict[str, Any]:
+    return {name: plain(item) for name, item in _plain_keys(value)}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (dict, list, tuple)):
+        return f"{type(value).__name__} of {len(value):,}"
+    if not isinstance(value, (int, float, type(None), bytes)):
+        return kind_text(value)
+    return _number(value) if not isinstance(value, bytes) else f"{len(value):,} bytes"
+
+
+def _number(value: float | None) -> str:
+    return (
+        f"a whole number of {value.bit_length():,} bits"
+        if isinstance(value, int) and value.bit_length() > 200
+        else str(value)
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a header as plain containers; what is no number or text is named, what is too deep counted."""
+    left = [20_000]  # a few bytes can hold a tree of any size: each branch twice the one below
+
+    def walk(value: Any, depth: int) -> Any:
+        left[0] -= 1
+        if isinstance(value, (dict, list, tuple)) and depth < 10 and left[0] > 0:
+            if isinstance(value, dict):
+                return {_short(key): walk(item, depth + 1) for key, item in value.items()}
+            return [walk(item, depth + 1) for item in value]
+        exact = isinstance(value, (bool, float, type(None))) or (isinstance(value, int) and value.bit_length() < 200)
+        return value if exact else _short(value)
+
+    return walk(value, 0)

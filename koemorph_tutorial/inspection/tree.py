@@ -1,0 +1,164 @@
+"""The tensors of a checkpoint as a tree that adds up: every number and every byte of every branch, from the header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from koemorph_tutorial.header import Header, StorageStub, TensorStub
+from koemorph_tutorial.unpickling import Opaque
+
+_DEEPEST = 24  # what lies deeper is counted there
+_SHARED, _PART, _MISSING = (
+    "shares its bytes with {}",
+    "uses {:,} of the {:,} bytes stored",
+    "its bytes are not in the file",
+)
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A branch of the tree; `tensors`, `numbers` and `bytes` are the sums of those of its `children`.
+
+    Bytes are what the file stores: tensors that share a storage, as tied weights do, have their bytes where the first
+    of them stands, and a tensor that was there before has no numbers of its own. A leaf has a `dtype`, a `shape` and,
+    where its bytes are not simply its numbers, a `note`.
+    """
+
+    name: str
+    tensors: int
+    numbers: int
+    bytes: int
+    children: tuple[Node, ...] = ()
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    note: str = ""
+
+    def leaves(self, above: str = "") -> Iterator[tuple[str, Node]]:
+        """Yield every tensor below with its full name."""
+        for child in self.children:
+            name = f"{above}.{child.name}" if above else child.name
+            if child.children:
+                yield from child.leaves(name)
+            else:
+                yield name, child
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the tree as containers for JSON."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in ("name", "tensors", "numbers", "bytes")}
+        if self.children:
+            return {**plain, "children": [child.to_plain() for child in self.children]}
+        if self.dtype:
+            plain |= {"dtype": self.dtype, "shape": list(self.shape)}
+        return {**plain, "note": self.note} if self.note else plain
+
+
+def grow_tree(header: Header) -> Node:
+    """Return the tree of all tensors in a header; names are split at dots, as those of modules are."""
+    found = list(_find_tensors(header.content))
+    covered: dict[str, int] = {}
+    views = {(stub.storage, stub.offset, stub.shape) for _, stub in found}
+    for storage, _, shape in views:
+        covered[storage.key] = covered.get(storage.key, 0) + TensorStub(shape, storage.dtype).numbers
+    owners: dict[str, Path] = {}
+    seen = set()
+    leaves = []
+    for path, stub in found:
+        storage = stub.storage
+        view = (storage, stub.offset, stub.shape)
+        stored, item = header.stored.get(storage.key, 0), _item_bits(stub.dtype)
+        owner = owners.setdefault(storage.key, path)
+        used = covered[storage.key] * item // 8
+        note = ""
+        if owner is not path:
+            note = _SHARED.format(".".join(owner))
+        elif stub.numbers and stored * 8 < storage.elements * _item_bits(storage.dtype):
+            note = _MISSING
+        elif 0 < used < stored:
+            note = _PART.format(used, stored)
+        leaves.append(
+            (
+                path,
+                Node(
+                    name=path[-1] if path else "tensor",
+                    tensors=1,
+                    numbers=0 if view in seen else stub.numbers,
+                    bytes=stored if owner is path else 0,
+                    dtype=stub.dtype,
+                    shape=stub.shape,
+                    note=note,
+                ),
+            )
+        )
+        seen.add(view)
+    return _branch("all tensors", leaves, 0)
+
+
+def _branch(name: str, leaves: list[tuple[Path, Node]], depth: int) -> Node:
+    children: list[Node] = []
+    below: dict[str, list[tuple[Path, Node]]] = {}
+    for path, leaf in leaves:
+        if len(path) <= depth:  # a tensor with the name of a branch
+            children.append(leaf)
+        else:
+            below.setdefault(path[depth], []).append((path, leaf))
+    for step, group in below.items():
+        alone = len(group) == 1 and len(group[0][0]) == depth + 1
+        children.append(group[0][1] if alone else _branch(step, group, depth + 1))
+    return Node(
+        name=name,
+        tensors=sum(child.tensors for child in children),
+        numbers=sum(child.numbers for child in children),
+        bytes=sum(child.bytes for child in children),
+        children=tuple(children),
+    )
+
+
+def _find_tensors(content: Any) -> Iterator[tuple[Path, TensorStub]]:
+    """Yield every tensor with its path; a container that is there twice, or within itself, is walked once."""
+    stack: list[tuple[Path, Any]] = [((), content)]
+    seen: set[int] = set()
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, StorageStub):
+            yield path, TensorStub((value.elements,), value.dtype, value)
+        elif isinstance(value, TensorStub):
+            yield path, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            below = [(_step_down(path, key), item) for key, item in _items(value)]
+            stack += reversed(below)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, Opaque):
+        items = enumerate(value.content)
+    return ((key, item) for key, item in items if isinstance(item, _WITH_TENSORS))
+
+
+_WITH_TENSORS = (dict, list, tuple, Opaque, TensorStub, StorageStub)
+
+
+def _step_down(path: Path, key: Any) -> Path:
+    if len(path) >= _DEEPEST:
+        return path
+    steps = key.split(".", _DEEPEST - len(path) - 1) if type(key) is str else [_key_text(key)]
+    return (*path, *steps)
+
+
+def _key_text(key: Any) -> str:
+    return str(key) if type(key) in (bool, type(None), float) or (type(key) is int and key.bit_length() < 64) else "?"
+
+
+def _item_bits(dtype: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    return 8 if dtype == "bool" else int(digits[0]) if digits else 0
