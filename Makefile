@@ -3,23 +3,24 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS := lab,test,dev
 KEEP ?= torch
+CHROMIUM ?= chromium
+LESSONS ?=
 
 PIP_ARGS := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
-AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lint bench lock clean FORCE
+.PHONY: help setup lab test lint bench notebooks browser lock clean FORCE
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12  the Python that .venv is made with"
 	@echo "TORCH_INDEX=URL    another build of PyTorch, from the index that pytorch.org's start page shows"
 
 setup: .venv/.ready ## make .venv and install everything (1.4 GB, several with a PyTorch for CUDA)
 
-lab: setup ## open JupyterLab on the lessons
-	.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(AS_ROOT)
+lab: setup ## open JupyterLab on your own copies of the lessons
+	.venv/bin/koemorph lab
 
 test: setup ## run all tests
 	.venv/bin/pytest
@@ -32,6 +33,16 @@ lint: setup ## check style, format, types, and which room imports which
 
 bench: setup ## measure what is promised about speed, side by side
 	.venv/bin/python tests/benchmarks
+
+notebooks: setup ## execute the lessons' .py halves into .ipynb (LESSONS="01 03": those)
+	.venv/bin/python -m koemorph_tutorial.teaching.notebooks $(LESSONS)
+
+browser: setup ## run the lessons in a real JupyterLab (needs Chromium; SCREENSHOTS=DIR keeps what it saw)
+	@.venv/bin/python -c 'import playwright' 2>/dev/null || \
+	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[browser]'
+	@command -v "$(CHROMIUM)" >/dev/null || { echo "make browser: no $(CHROMIUM) is here: install it (on Debian and" \
+	    "Ubuntu: apt install chromium), or say where one is by CHROMIUM=PATH" >&2; exit 1; }
+	CHROMIUM="$(CHROMIUM)" .venv/bin/pytest tests/browser
 
 clean: ## remove .venv and what the tools left behind (outputs/ stays)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

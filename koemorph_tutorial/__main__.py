@@ -52,6 +52,13 @@ Only the headers are read, without torch, and nothing in a file can run.
 """
 
 
+_LAB = """\
+Copy the lessons that you have no copy of to outputs/my-notebooks, and open JupyterLab in the first one.
+
+A copy that is there is yours and is never written to. It needs the project's folder, where the lessons are.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
@@ -88,6 +95,19 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", metavar="PATH|DIR", type=Path, help="a checkpoint file, or a run's folder")
     inspect.add_argument("--json", action="store_true", help="print JSON, for programs: everything, and exactly")
     inspect.set_defaults(run=_inspect)
+
+    lab = commands.add_parser(
+        "lab", help="open your copies of the lessons in JupyterLab", description=_LAB, formatter_class=layout
+    )
+    lab.add_argument("--reset", metavar="NN", help="bring this lesson back as it comes; your copy is moved aside")
+    lab.set_defaults(run=_lab)
+
+    progress = commands.add_parser(
+        "progress",
+        help="list what you have answered in the lessons",
+        description="List the questions of the lessons, and how you answered them so far.",
+    )
+    progress.set_defaults(run=_progress)
     return parser
 
 
@@ -193,6 +213,28 @@ def _inspect(options: argparse.Namespace) -> int:
         lines = [file.to_json()] if options.json else file_lines(file, columns)
     encoding = sys.stdout.encoding or "utf-8"  # what it cannot show is escaped
     print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    return DONE
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from .teaching.copies import launch, reset_copy
+    from .teaching.places import project_root
+
+    root = project_root()
+    if options.reset is None:
+        launch(root)  # does not come back: this process becomes JupyterLab
+    else:
+        print(*reset_copy(root, options.reset), sep="\n")
+    return DONE
+
+
+def _progress(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .teaching.logbook import progress_file, read, to_table
+    from .teaching.places import project_root
+
+    Console().print(to_table(read(progress_file(project_root()))))
     return DONE
 
 

@@ -1,0 +1,160 @@
+"""predict, reveal, check: questions that answer back.
+
+An answer is tried out, and what is said is about that answer. Nothing here stops a notebook, except a question or an
+option that does not exist.
+"""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import Path
+from typing import Any, Literal
+
+from . import logbook
+from .kernel import Message, code_block
+from .lessons import Choice, Exercise, LessonError, NotAttemptedError, WrongAnswerError, lesson, question
+
+Letter = Literal["a", "b", "c", "d"]
+
+_predicted: dict[str, str] = {}  # in this kernel: what a lesson shows depends on nothing that was done before
+
+
+def predict(number: str, answer: Letter | None) -> None:
+    """Note a prediction; None is no prediction yet.
+
+    Raises:
+        LessonError: no such question or option.
+    """
+    asked = _choice(number)
+    if _is_stub(answer):
+        _predicted.pop(number, None)
+        Message(f"{number}: no prediction yet (replace None by {_letters(asked)})").show()
+        return
+    option = _option(number, asked, answer)
+    _predicted[number] = str(answer)
+    logbook.record(number, answer=str(answer))
+    Message(f"{number}: noted. {answer}) {option.text}").show()
+
+
+def reveal(number: str, *, happened: Letter) -> None:
+    """Set the prediction beside what happened, and say what is wrong with the idea behind it.
+
+    `happened` is computed by the cell that ran the experiment.
+
+    Raises:
+        LessonError: no such question or option.
+    """
+    asked = _choice(number)
+    truth = _option(number, asked, happened)
+    answer = _predicted.get(number)
+    happened_so = f"What happened: {happened}) {truth.text}"
+    if answer is None:
+        Message(f"{number}: no prediction", happened_so, truth.reply).show()
+        return
+    logbook.record(number, answer=answer, passed=answer == happened)
+    if answer == happened:
+        Message(f"{number}: as you predicted. {happened}) {truth.text}", truth.reply, passed=True).show()
+    else:
+        yours = asked.options[answer]
+        Message(f"{number}: you predicted {answer}) {yours.text}", happened_so, yours.reply, passed=False).show()
+
+
+def check(number: str, answer: object) -> None:
+    """Try an answer and say what this answer shows; a stub left alone is "not attempted yet".
+
+    Raises:
+        LessonError: no such question or option.
+    """
+    asked = question(number)
+    if _is_stub(answer):
+        Message(f"{number}: not attempted yet").show()
+    elif isinstance(asked, Choice):
+        _check_choice(number, asked, answer)
+    else:
+        _check_exercise(number, asked, answer)
+
+
+def _check_choice(number: str, asked: Choice, answer: object) -> None:
+    option = _option(number, asked, answer)
+    passed = None if asked.right is None else answer == asked.right
+    logbook.record(number, answer=str(answer), passed=passed is not False)
+    title = {None: "noted", True: "right", False: "not quite"}[passed]
+    Message(f"{number}: {title}", option.reply, passed=passed).show()
+
+
+def _check_exercise(number: str, asked: Exercise, answer: object) -> None:
+    try:
+        says = _examine(asked, answer)
+    except NotAttemptedError:
+        Message(f"{number}: not attempted yet").show()
+        return
+    logbook.record(number, passed=says is None)
+    if says is None:
+        Message(f"{number}: passed", asked.why, passed=True).show()
+    else:
+        folded = {"A hint": asked.hint, "The solution": code_block(asked.solution)}
+        Message(f"{number}: not yet", says, passed=False, folded=folded).show()
+
+
+def _examine(asked: Exercise, answer: object) -> str | None:
+    """Return what is wrong with an answer, None if nothing is."""
+    found = _kind(answer)
+    if found != asked.expects:
+        without = " itself, without the brackets that call it" if asked.expects == "a function" else ""
+        return f"expected {asked.expects}, found {found}: hand over `{asked.answer}`{without}"
+    import torch
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # a lesson goes on the same whether its exercises were tried or not
+            asked.examine(answer)
+    except NotAttemptedError:
+        raise
+    except WrongAnswerError as error:
+        name = str(error)
+        return asked.misconceptions[name].says if name in asked.misconceptions else name
+    except (Exception, SystemExit) as error:  # the reader's own code may raise anything
+        return f"`{asked.answer}` raised {type(error).__name__}: {error}{_where(error)}"
+    return None
+
+
+def _kind(answer: object) -> str:
+    if isinstance(answer, type):
+        return "a class"
+    if callable(answer) and hasattr(answer, "__code__"):
+        return "a function"
+    return f"{'an' if type(answer).__name__[0] in 'aeiou' else 'a'} {type(answer).__name__}"
+
+
+def _where(error: BaseException) -> str:
+    """Say which line of the reader's own code raised: the deepest one that is in none of the installed packages."""
+    own = Path(__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if own not in Path(f.filename).parents and "site-packages" not in f.filename]
+    if not theirs:
+        return ""
+    line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
+    return f", in line {theirs[-1].lineno}" + (f": `{line}`" if line else "")
+
+
+def _is_stub(answer: object) -> bool:
+    return answer is None or answer is ...
+
+
+def _choice(number: str) -> Choice:
+    asked = question(number)
+    if not isinstance(asked, Choice):
+        prediction = lesson(number.partition(".")[0]).prediction
+        raise LessonError(f"{number} is an exercise, for check(); the prediction of this lesson is {prediction}")
+    return asked
+
+
+def _option(number: str, asked: Choice, answer: Any) -> Any:
+    if not isinstance(answer, str) or answer not in asked.options:
+        raise LessonError(f"{number}: expected {_letters(asked)}, found {answer!r}")
+    return asked.options[answer]
+
+
+def _letters(asked: Choice) -> str:
+    *first, last = (f'"{letter}"' for letter in asked.options)
+    return f"{', '.join(first)} or {last}"

@@ -1,0 +1,121 @@
+"""The pictures at the door, in README and in lesson 01: the map of the ten lessons, and the face that talks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from itertools import pairwise
+from operator import methodcaller
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from koemorph_tutorial.durable import refusals_named, write_file
+from koemorph_tutorial.training.phonemes import ARKIT_NAMES
+from koemorph_tutorial.training.voices import make_voice
+
+from .face import draw_face
+from .figures import BLACK, BLUE, GREEN, VERMILLION, style, to_png
+from .talking import talking_face
+
+# What each lesson is about, and where it stands on the map: the route, the place along it, the row.
+_ROUTES: Mapping[str, tuple[str, Mapping[str, tuple[str, float]]]] = {
+    "my run crashed": (
+        VERMILLION,
+        {"01": ("state", 0.0), "02": ("storage", 3.2), "03": ("resume", 4.9)},
+    ),
+    "I pay for disks": (
+        GREEN,
+        {"05": ("save policy", 0.0), "06": ("retention", 1.15), "07": ("compression", 2.3)},
+    ),
+    "I inherit files": (
+        BLUE,
+        {"04": ("inference", 6.15), "08": ("validation", 7.25), "09": ("export", 8.5)},
+    ),
+}
+_END = ("10", "end to end", 9.8)
+# The five parts of the way, each with a face: where it stands, and what moves.
+_WAY: Mapping[str, tuple[float, Mapping[str, float]]] = {
+    "save": (1.0, {"mouthSmile": 0.25}),
+    "crash": (3.2, {"jawOpen": 0.5, "mouthFunnel": 0.7, "eyeWide": 1.0, "browInnerUp": 1.0, "browOuterUp": 0.6}),
+    "resume": (4.9, {"mouthSmile": 0.7, "eyeBlink": 1.0, "browInnerUp": 0.5, "cheekSquint": 0.7}),
+    "trust": (6.7, {"browDownRight": 0.8, "browOuterUpLeft": 1.0, "eyeSquintRight": 0.7, "mouthLeft": 0.5}),
+    "ship": (9.0, {"jawOpen": 0.55, "mouthSmile": 1.0, "mouthUpperUp": 0.4, "cheekSquint": 0.9, "eyeSquint": 0.4}),
+}
+
+
+def lesson_map() -> Figure:
+    """Draw the ten lessons as stations of three lines that meet in the last one, below the way that a run takes."""
+    with style():
+        figure = Figure(figsize=(12, 4.2))
+        figure.set_layout_engine("none")
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set(xlim=(-2.3, 10.85), ylim=(-0.85, 3.8))
+        ax.set_axis_off()
+        for name, (x, shapes) in _WAY.items():
+            face = ax.inset_axes((x - 0.5, 2.38, 1.0, 1.0), transform=ax.transData)
+            draw_face(face, _pose(shapes))
+            ax.text(x, 3.5, name, ha="center", va="center", fontsize=15, fontweight="bold")
+        places = [x for x, _ in _WAY.values()]
+        for left, right in pairwise(places):
+            arrow = {"arrowstyle": "-|>", "color": "#8c8c8c", "linewidth": 2, "mutation_scale": 16}
+            ax.annotate("", (right - 0.6, 2.88), (left + 0.6, 2.88), arrowprops=arrow)
+        number, about, end = _END
+        for row, (route, (colour, stations)) in enumerate(_ROUTES.items()):
+            y = 1.7 - row
+            first = min(x for _, x in stations.values())
+            ax.plot([first, end - 0.7, end], [y, y, 0.7], color=colour, linewidth=6, solid_joinstyle="round", zorder=1)
+            ax.text(first - 0.35, y, route, color=colour, fontsize=13, fontweight="bold", ha="right", va="center")
+            for station, (name, x) in stations.items():
+                _station(ax, x, y, station, name, colour)
+        _station(ax, end, 0.7, number, "", BLACK)
+        ax.text(end + 0.3, 0.7, about.replace(" to ", "\nto "), fontsize=12, va="center")
+    return figure
+
+
+def _station(ax: Axes, x: float, y: float, number: str, name: str, colour: str) -> None:
+    ax.plot([x], [y], "o", markersize=27, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=3, zorder=2)
+    ax.text(x, y - 0.01, number, ha="center", va="center", fontsize=12, fontweight="bold", zorder=3)
+    ax.text(x, y - 0.4, name, ha="center", va="center", fontsize=12, zorder=3)
+
+
+def _pose(shapes: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Return blendshapes, (52,); a name without a side stands for both."""
+    sides = (name.removesuffix("Left").removesuffix("Right") for name in ARKIT_NAMES)
+    return np.array([shapes.get(name, shapes.get(side, 0.0)) for name, side in zip(ARKIT_NAMES, sides, strict=True)])
+
+
+def describe_map() -> str:
+    """Return the map in words, for whoever does not see it."""
+    lines = (f"{route}: {', '.join(stations)}" for route, (_, stations) in _ROUTES.items())
+    return f"Ten lessons on three lines that meet in lesson {_END[0]}. {'; '.join(lines)}."
+
+
+def describe_talk(seconds: float) -> str:
+    """Return the talking face in words."""
+    return f"{seconds:g} seconds of a synthetic voice, as the face that says it."
+
+
+def draw_images(folder: Path) -> list[Path]:
+    """Write ``map.png`` and ``talking.png`` into `folder`; each says in a text chunk, Description, what it shows."""
+    seconds = 3.0
+    images = {
+        "map.png": (to_png(lesson_map()), describe_map()),
+        "talking.png": (talking_face(make_voice("aki", seconds=seconds).blendshapes), describe_talk(seconds)),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (png, words) in images.items():
+        with refusals_named(folder / name):
+            write_file(folder / name, methodcaller("write", _described(png, words)))
+    return [folder / name for name in images]
+
+
+def _described(png: bytes, words: str) -> bytes:
+    """Put a text chunk behind the header of a PNG (PNG specification, 11.3.3.2); the images stay as they are."""
+    text = b"tEXtDescription\0" + words.encode("latin-1")
+    chunk = len(text[4:]).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
+    header = 8 + 25  # the signature, and IHDR with 13 bytes of its own
+    return png[:header] + chunk + png[header:]

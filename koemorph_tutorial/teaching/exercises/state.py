@@ -1,0 +1,360 @@
+"""Lesson 01: what a run is made of.
+
+The answers are tried on a small network with a part that only a whole checkpoint brings back: AdamW's memory, the
+running statistics of a BatchNorm.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+# ------------------------------------------------------------------------------------------------ 01.1 and 01.2
+
+HABIT = Choice(
+    asks="What would be left of your last run?",
+    options={
+        "a": Option(
+            text="Nothing: I save when it is done.",
+            reply="Honest, and common. After this lesson you know what to save; after the next one, how.",
+        ),
+        "b": Option(
+            text="The weights.",
+            reply="That is what most people save, and what this lesson breaks.",
+        ),
+        "c": Option(
+            text="The weights and the optimizer.",
+            reply="More than most. See below what else the next batch depends on.",
+        ),
+        "d": Option(
+            text="A run that goes on as if nothing had happened; I have tried it.",
+            reply="Rare, and “tried” is the word that counts. See whether your file has all that ours has.",
+        ),
+    },
+)
+
+PREDICTION = Choice(
+    asks="Are the weights still equal after one batch?",
+    options={
+        "a": Option(
+            text="Yes. Same weights, same batch, so the same step.",
+            reply="The weights and the batch are the same, and so is the gradient. But a gradient is not yet a step: "
+            "the optimizer makes one of it, and what it remembers was not in the file.",
+        ),
+        "b": Option(
+            text="Yes at first; rounding errors pull the two apart after some batches.",
+            reply="Nothing was rounded: the gradient is equal to the last bit. What differs is what the optimizer "
+            "makes of it, at once.",
+        ),
+        "c": Option(
+            text="No, not even after one batch.",
+            reply="The gradient is the same to the last bit, the step is not. The optimizer makes the step, and what "
+            "it remembers was not in the file.",
+        ),
+    },
+    right="c",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 01.3
+
+
+def _trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    _train(model, optimizer)
+    return model, optimizer
+
+
+def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    import torch
+
+    for scale in (1.0, -2.0, 3.0):
+        batch = scale * torch.linspace(-1, 1, 32).reshape(8, 4).sin()
+        loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _through_a_file(state: Any) -> Any:
+    """Return what comes back when `state` is saved and safely loaded.
+
+    Raises:
+        WrongAnswerError: it cannot be.
+    """
+    import torch
+
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise WrongAnswerError(f"`torch.save` and a safe `torch.load` do not bring it back: {reason}") from error
+
+
+def _examine_checkpoint(checkpoint_of: Any) -> None:
+    import torch
+
+    model, optimizer = _trained()
+    saved = checkpoint_of(model, optimizer)
+    if saved is None or saved is ...:
+        raise NotAttemptedError
+    if not isinstance(saved, dict) or not {"model_state_dict", "optimizer_state_dict"} <= set(saved):
+        raise WrongAnswerError("expected a dict with `model_state_dict` and `optimizer_state_dict`, as it was at first")
+    state = saved["optimizer_state_dict"]
+    if state is None or state is ...:
+        raise NotAttemptedError
+    if isinstance(state, torch.optim.Optimizer):
+        raise WrongAnswerError("object")
+    if callable(state):
+        raise WrongAnswerError("brackets")
+    if isinstance(state, list):
+        raise WrongAnswerError("groups")
+    if isinstance(state, dict):
+        if set(state) == set(model.state_dict()):
+            raise WrongAnswerError("weights")
+        if not {"state", "param_groups"} <= set(state):
+            raise WrongAnswerError("half")
+    back = _through_a_file(saved)
+    again, fresh = _trained()
+    again.load_state_dict(back["model_state_dict"])
+    fresh.load_state_dict(back["optimizer_state_dict"])
+    _train(model, optimizer)
+    _train(again, fresh)
+    if not all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True)):
+        raise WrongAnswerError("the run that came back from it is not bitwise equal to the one that never stopped")
+
+
+def _checkpoint(line: str) -> str:
+    return f"""\
+def checkpoint_of(model, optimizer):
+    return {{
+        "model_state_dict": model.state_dict(),
+        "optimizer_state_dict": {line},
+    }}
+"""
+
+
+CHECKPOINT = Exercise(
+    asks="One line is missing",
+    answer="checkpoint_of",
+    expects="a function",
+    examine=_examine_checkpoint,
+    misconceptions={
+        "object": Misconception(
+            says="This is the optimizer itself, an object. To save it is to save the name of its class, and to load it "
+            "is to run code: a safe `torch.load` refuses. Ask it for its state.",
+            example=_checkpoint("optimizer"),
+        ),
+        "brackets": Misconception(
+            says="This is the method, not what it returns: the brackets are missing. It would be saved as code that "
+            "belongs to an object.",
+            example=_checkpoint("optimizer.state_dict"),
+        ),
+        "groups": Misconception(
+            says="`param_groups` are the settings (lr, betas, …) and the live weights. What the optimizer remembers, a "
+            "mean per weight, is not in them.",
+            example=_checkpoint("optimizer.param_groups"),
+        ),
+        "half": Misconception(
+            says="This is the memory without the settings (lr, betas, …), and `load_state_dict` wants both. There is "
+            "one call that returns them together.",
+            example=_checkpoint("optimizer.state"),
+        ),
+        "weights": Misconception(
+            says="These are the weights a second time. The optimizer has a state of its own.",
+            example=_checkpoint("model.state_dict()"),
+        ),
+    },
+    hint="The line above it does the same for the model.",
+    solution=_checkpoint("optimizer.state_dict()"),
+    why="A run went on from your dict, through a file, and stayed bitwise equal to one that never stopped. "
+    "`state_dict()` returns plain numbers, so any process can read them, and reading them runs nothing.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 01.4
+
+
+def _examine_photo(photo_of: Any) -> None:
+    import torch
+
+    model, optimizer = _trained()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    photo = photo_of(model)
+    if photo is None or photo is ...:
+        raise NotAttemptedError
+    if isinstance(photo, torch.nn.Module):
+        raise WrongAnswerError("module")
+    if not isinstance(photo, dict) or not all(isinstance(value, torch.Tensor) for value in photo.values()):
+        raise WrongAnswerError("expected the state as a dict of tensors, by name, that `load_state_dict` takes")
+    _train(model, optimizer)
+    shared = {value.data_ptr() for value in model.state_dict().values()} & {v.data_ptr() for v in photo.values()}
+    if shared:
+        raise WrongAnswerError("live" if hasattr(photo, "_metadata") else "shallow")
+    missing = [name for name in before if name not in photo]
+    if missing:
+        raise WrongAnswerError("parameters")
+    changed = [name for name in before if not torch.equal(before[name], photo[name])]
+    if changed:
+        raise WrongAnswerError(f"`{changed[0]}` in the photo is not what it was in the model when it was taken")
+
+
+def _photo(line: str, before: str = "") -> str:
+    return f'''{before}\
+def photo_of(model):
+    """Return the state of the model as it is now, whatever training does to it later."""
+    return {line}
+'''
+
+
+PHOTO = Exercise(
+    asks="A photo of the best",
+    answer="photo_of",
+    expects="a function",
+    examine=_examine_photo,
+    misconceptions={
+        "live": Misconception(
+            says="We took your photo, trained on, and looked at it: it showed the newer weights. `state_dict()` hands "
+            "out the live tensors, and training writes into them.",
+            example=_photo("model.state_dict()"),
+        ),
+        "shallow": Misconception(
+            says="A new dict, but around the same tensors: it was trained along with the model. `.copy()`, `dict(…)` "
+            "and `.detach()` do not copy numbers.",
+            example=_photo("model.state_dict().copy()"),
+        ),
+        "parameters": Misconception(
+            says="The parameters are copied, and something is missing: what BatchNorm has counted (`running_mean`, "
+            "`running_var`) is no parameter, and no gradient will bring it back. `state_dict()` has it.",
+            example=_photo("{name: weight.detach().clone() for name, weight in model.named_parameters()}"),
+        ),
+        "module": Misconception(
+            says="This is a whole network, and it really is a copy. But what we want to keep, save and load is its "
+            "state: numbers by name.",
+            example=_photo("copy.deepcopy(model)", "import copy\n\n\n"),
+        ),
+    },
+    hint="Take the state, then copy each tensor in it: `tensor.clone()`, or `copy.deepcopy` on the whole dict.",
+    solution=_photo("{name: value.clone() for name, value in model.state_dict().items()}"),
+    why="Without the copy, “go back to the best epoch” silently goes back to the last one. Saving to a file copies "
+    "anyway; it is in memory, and while a file is written in the background, that this bites.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 01.5
+
+
+def _examine_loudness(loudness: Any) -> None:
+    import torch
+
+    batches = [torch.full((2,), value) for value in (1.0, 8.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
+    running, back = loudness(), loudness()
+    for batch in batches[:4]:
+        running.hear(batch)
+    state = running.state_dict()
+    if state is None or state is ...:
+        raise NotAttemptedError
+    if not isinstance(state, dict):
+        raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
+    if any(isinstance(value, loudness) for value in state.values()):
+        raise WrongAnswerError("object")
+    saved = _through_a_file(state)
+    expected = [running.hear(batch).tolist() for batch in batches[4:]]
+    if _through_a_file(state) != saved:
+        raise WrongAnswerError("live")
+    untouched = dict(vars(back))
+    back.load_state_dict(saved)
+    if vars(back) == untouched:
+        raise WrongAnswerError("unfilled")
+    if back.batches != 4 or len(back.peaks) != 4:
+        raise WrongAnswerError("part")
+    if [back.hear(batch).tolist() for batch in batches[4:]] != expected or vars(back) != vars(running):
+        raise WrongAnswerError("what came back does not go on like the one that never stopped")
+
+
+def _loudness(save: str, load: str) -> str:
+    return f'''\
+class Loudness:
+    """Divides each batch by the loudest sample of the last four."""
+
+    def __init__(self):
+        self.peaks, self.batches = [], 0
+
+    def hear(self, batch):
+        self.batches += 1
+        self.peaks.append(batch.abs().max().item())
+        del self.peaks[:-4]
+        return batch / max(self.peaks)
+
+    def state_dict(self):
+        {save}
+
+    def load_state_dict(self, state):
+        {load}
+'''
+
+
+_LOAD = 'self.peaks, self.batches = list(state["peaks"]), state["batches"]'
+
+LOUDNESS = Exercise(
+    asks="A part that torch does not know",
+    answer="Loudness",
+    expects="a class",
+    examine=_examine_loudness,
+    misconceptions={
+        "live": Misconception(
+            says="Between `state_dict()` and the moment it was written, the run heard three more batches, and the "
+            "state changed with it: the list in it is the live one. Copy it.",
+            example=_loudness('return {"peaks": self.peaks, "batches": self.batches}', _LOAD),
+        ),
+        "object": Misconception(
+            says="The object itself is in the dict. A safe `torch.load` refuses that: put in what it holds, numbers "
+            "and lists of numbers.",
+            example=_loudness('return {"loudness": self}', 'self.__dict__ = state["loudness"].__dict__'),
+        ),
+        "part": Misconception(
+            says="It came back with a part of itself missing: `peaks` and `batches` both belong to its state. Whatever "
+            "`hear` changes has to be saved.",
+            example=_loudness('return {"peaks": list(self.peaks)}', 'self.peaks = list(state["peaks"])'),
+        ),
+        "unfilled": Misconception(
+            says="After `load_state_dict` the object is as it was. It has to fill itself (`self.peaks = …`): whoever "
+            "holds the object goes on with this one, and looks at no return value.",
+            example=_loudness(
+                'return {"peaks": list(self.peaks), "batches": self.batches}',
+                'new = Loudness()\n        new.peaks, new.batches = state["peaks"], state["batches"]\n'
+                "        return new",
+            ),
+        ),
+    },
+    hint="Two attributes change while it runs. `state_dict` returns both in a dict, the list as a copy; "
+    "`load_state_dict` puts them back into `self`.",
+    solution=_loudness('return {"peaks": list(self.peaks), "batches": self.batches}', _LOAD),
+    why="With these two methods the object is what torch's own parts are, and `CheckpointManager` saves it like them.",
+)
+
+
+LESSON = Lesson(
+    title="A run is more than its weights",
+    prediction="01.2",
+    questions={"01.1": HABIT, "01.2": PREDICTION, "01.3": CHECKPOINT, "01.4": PHOTO, "01.5": LOUDNESS},
+)

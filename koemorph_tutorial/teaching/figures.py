@@ -1,0 +1,100 @@
+"""The figures of the lessons, all in one style: opaque white, five colours that everybody tells apart, large text.
+
+Figures are made without pyplot, so nothing is drawn twice and no setting of the reader's is changed. Words and numbers
+are English: matplotlib brings no Japanese glyphs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .face import draw_face
+
+# Of Okabe and Ito (2008) those that reach a contrast of 3 : 1 on white; each goes with a marker and a dash of its own.
+BLACK, BLUE, VERMILLION, GREEN, PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+LINES: tuple[Mapping[str, Any], ...] = (
+    {"color": BLACK, "marker": "o", "linestyle": "-"},
+    {"color": VERMILLION, "marker": "D", "linestyle": "--"},
+    {"color": BLUE, "marker": "s", "linestyle": "-."},
+    {"color": GREEN, "marker": "^", "linestyle": ":"},
+    {"color": PURPLE, "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+)
+
+_STYLE: Any = {  # a type for every key of it would be a page
+    "font.size": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the one style of the lessons, whatever a reader has set."""
+    with rc_context():
+        rcdefaults()
+        rcParams.update(_STYLE)
+        yield
+
+
+def to_png(figure: Figure, *, colours: int = 128) -> bytes:
+    """Return a figure as a PNG at 200 dots per inch with a palette: a third of the size, and no loss that is seen."""
+    from PIL import Image
+
+    drawn, written = io.BytesIO(), io.BytesIO()
+    with style():
+        figure.savefig(drawn, format="png", dpi=200)
+    image = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    image.save(written, format="png", optimize=True)
+    return written.getvalue()
+
+
+def _draw_faces(axes: Sequence[Axes], faces: Mapping[str, Any]) -> None:
+    """Draw one face into each of the axes, with its name above."""
+    for ax, (name, face) in zip(axes, faces.items(), strict=True):
+        draw_face(ax, face)
+        ax.set_title(name, fontsize=11, fontweight="normal", loc="center")
+
+
+def first_step(steps: Mapping[str, npt.ArrayLike], faces: Mapping[str, Any]) -> Figure:
+    """Draw how far each weight moved in one step, per run, and faces beside it.
+
+    `steps` are absolute values as multiples of the learning rate, one per weight; `faces` blendshapes, (52,) each.
+    """
+    with style():
+        figure = Figure(figsize=(9, 3.4))
+        grid = figure.add_gridspec(1, 1 + len(faces), width_ratios=[2.6, *[1.0] * len(faces)])
+        ax = figure.add_subplot(grid[0])
+        for (name, values), line, hatch in zip(steps.items(), LINES, ("", "//", "..", "xx", "--"), strict=False):
+            lengths = np.asarray(values)
+            heights, edges = np.histogram(lengths, bins=np.linspace(0, 1.25, 26))
+            share = 100 * heights / lengths.size
+            colour = line["color"]
+            ax.stairs(share, edges, fill=True, facecolor=f"{colour}30", edgecolor=colour, hatch=hatch, linewidth=2)
+            at = edges[share.argmax()]
+            beside = {"x": at + 0.1, "ha": "left"} if at < 0.6 else {"x": at - 0.05, "ha": "right"}
+            ax.text(y=0.85 * share.max(), s=name, color=colour, fontweight="bold", va="center", **beside)
+        ax.set(xlabel="length of one step, in learning rates", ylabel="% of the weights", xlim=(0, 1.25))
+        ax.grid(axis="x", visible=False)
+        _draw_faces([figure.add_subplot(grid[1 + k]) for k in range(len(faces))], faces)
+    return figure

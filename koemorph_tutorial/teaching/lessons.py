@@ -1,0 +1,110 @@
+"""The nouns of a lesson: what it asks, which answers it expects, and what it says to each.
+
+Questions are numbered in the order in which a lesson asks them: 01.1 looks back, 01.2 is the prediction, the others
+are exercises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+# The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises.
+LESSONS: Mapping[str, str] = MappingProxyType({"01": "state"})
+
+
+class LessonError(ValueError):
+    """Something that a lesson's functions cannot take; a notebook shows its one line without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # asked for by IPython
+        return [str(self)]
+
+
+class NotAttemptedError(Exception):
+    """Raised by an exercise's `examine`: the stub is as the lesson handed it out."""
+
+
+class WrongAnswerError(Exception):
+    """Raised by an exercise's `examine`: the name of a declared misconception, or a sentence of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One answer to a question: its text as the lesson prints it, and what is said to whoever takes it."""
+
+    text: str
+    reply: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A question with options; `right` is None where only the reader knows."""
+
+    asks: str
+    options: Mapping[str, Option]
+    right: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misconception:
+    """A wrong answer that people really give: what is said to it, and source code that gives it."""
+
+    says: str
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """A task with an answer that is tried out.
+
+    `answer` is the name that the lesson hands to `check`, `expects` what it must be ("a function", "a class", …);
+    `examine` tries it and raises `NotAttemptedError` or `WrongAnswerError`; `hint` and `why` are sentences, `solution`
+    is source code.
+    """
+
+    asks: str
+    answer: str
+    expects: str
+    examine: Callable[[Any], None]
+    misconceptions: Mapping[str, Misconception]
+    hint: str
+    solution: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a lesson asks, by number; `prediction` is the number of the one that is answered by an experiment."""
+
+    title: str
+    prediction: str
+    questions: Mapping[str, Choice | Exercise]
+
+
+@cache
+def lesson(number: str) -> Lesson:
+    """Return the lesson of that number, "01" to "10".
+
+    Raises:
+        LessonError: names the lessons that there are.
+    """
+    if number not in LESSONS:
+        raise LessonError(f"there is no lesson {number}; there are {', '.join(LESSONS)}")
+    found: Lesson = import_module(f".exercises.{LESSONS[number]}", __package__).LESSON
+    return found
+
+
+def question(number: str) -> Choice | Exercise:
+    """Return the question of that number, for example "01.3".
+
+    Raises:
+        LessonError: names the questions that there are.
+    """
+    questions = lesson(str(number).partition(".")[0]).questions
+    if number not in questions:
+        raise LessonError(f"there is no question {number}; there are {', '.join(questions)}")
+    return questions[number]

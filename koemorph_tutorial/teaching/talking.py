@@ -1,0 +1,97 @@
+"""A face that talks: an animated PNG, which JupyterLab, GitHub and every browser show as they show any image."""
+
+from io import BytesIO
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from koemorph_tutorial.teaching.face import draw_face, to_array
+from koemorph_tutorial.teaching.pen import Array, Theme, colours_of
+from koemorph_tutorial.training.voices import ARKIT_NAMES, FRAME_RATE
+
+__all__ = ["talking_face"]
+
+Indices = npt.NDArray[np.uint8]
+
+_MILLISECONDS = 50  # an image is shown for: 20 a second make a mouth move smoothly, and a second of it 28 kB
+_DPI = 64  # a power of two: pixels / dpi * dpi is pixels again
+
+
+def talking_face(
+    faces: Any, *, faces_per_second: float = FRAME_RATE, theme: Theme = "light", pixels: int = 200, plays: int = 0
+) -> bytes:
+    r"""Draw faces one after another, and return the bytes of an animated PNG (APNG) that is `pixels` high and wide.
+
+    `faces`, (time, 52), are blendshapes as `draw_face` takes them. The animation lasts as long as they do, to the
+    millisecond, and starts again when it ends: a reader who looks late still sees it. `plays` above 0 counts how often
+    it is played. Its first image is the first face, whole: that is what a viewer without animation shows. Equal
+    arguments give equal bytes on one machine. Raises ValueError for another shape or theme, and for a number of faces
+    per second, pixels or plays that makes no sense.
+
+    >>> from koemorph_tutorial.training.voices import make_voice
+    >>> png = talking_face(make_voice("aki", seconds=0.5).blendshapes)
+    >>> png[:8], Image.open(BytesIO(png)).size
+    (b'\x89PNG\r\n\x1a\n', (200, 200))
+    """
+    numbers = to_array(faces)
+    if numbers.ndim != 2 or numbers.shape[0] < 1 or numbers.shape[1] != len(ARKIT_NAMES):
+        raise ValueError(f"faces: expected shape (time, {len(ARKIT_NAMES)}), found {numbers.shape}")
+    for name, value, least in (("faces_per_second", faces_per_second, 1), ("pixels", pixels, 16), ("plays", plays, 0)):
+        if not least <= value < np.inf:
+            raise ValueError(f"{name}: expected {least} or above, found {value}")
+    length = max(1, round(1000 * len(numbers) / faces_per_second))
+    starts = np.arange(0, length, _MILLISECONDS)
+    shown = np.minimum(starts * faces_per_second // 1000, len(numbers) - 1).astype(int)
+    palette = _palette(theme)
+    images = {index: _draw(numbers[index], palette, theme, pixels) for index in np.unique(shown)}
+    return _animate([images[index] for index in shown], np.diff(starts, append=length).tolist(), palette, plays)
+
+
+def _palette(theme: Theme) -> Indices:
+    """Return the colours of a theme and the middle of each two, (colours, 3): enough for smooth edges.
+
+    One palette for all images, whatever they show: what stands still keeps its colour.
+    """
+    colours = sorted({to_rgb(colour) for colour in colours_of(theme).values()})
+    blends = np.array([np.add(a, b) / 2 for a, b in combinations_with_replacement(colours, 2)])
+    return np.unique(np.round(255 * blends).astype(np.uint8), axis=0)
+
+
+def _draw(face: Array, palette: Indices, theme: Theme, pixels: int) -> Indices:
+    """Return a picture of a face, (pixels, pixels), as indices of the palette's nearest colours."""
+    figure = Figure(figsize=(pixels / _DPI, pixels / _DPI), dpi=_DPI)
+    figure.set_layout_engine("none")
+    draw_face(figure.add_axes((0, 0, 1, 1)), face, theme=theme)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib does not type it
+    canvas.draw()
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(palette.tobytes())
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return np.asarray(image.quantize(palette=colours, dither=Image.Dither.NONE))
+
+
+def _animate(images: list[Indices], milliseconds: list[int], palette: Indices, plays: int) -> bytes:
+    """Return an APNG in which each image lies over the one before it, transparent where nothing changed."""
+    transparent = len(palette)
+    layers, durations = [images[0]], milliseconds[:1]
+    for before, image, duration in zip(images, images[1:], milliseconds[1:], strict=False):
+        if np.array_equal(before, image):
+            durations[-1] += duration
+        else:
+            layers.append(np.where(image == before, np.uint8(transparent), image))
+            durations.append(duration)
+    frames = []
+    for layer in layers:
+        frames.append(Image.fromarray(layer))
+        frames[-1].putpalette(palette.tobytes() + bytes(3))
+        frames[-1].info["transparency"] = transparent
+    file = BytesIO()
+    over = {"duration": durations, "loop": plays, "disposal": 0, "blend": 1}
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:], compress_level=9, **over)
+    return file.getvalue()

@@ -1,0 +1,226 @@
+"""predict, reveal and check, and every exercise of every lesson: the stub, the wrong answers, the solution."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from koemorph_tutorial.teaching import check, predict, reveal
+from koemorph_tutorial.teaching.lessons import LESSONS, Choice, Exercise, LessonError, lesson, question
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+QUESTIONS = [(number, asked) for name in LESSONS for number, asked in lesson(name).questions.items()]
+EXERCISES = {number: asked for number, asked in QUESTIONS if isinstance(asked, Exercise)}
+MISCONCEPTIONS = [(number, name) for number, exercise in EXERCISES.items() for name in exercise.misconceptions]
+CHOICES = {number: asked for number, asked in QUESTIONS if isinstance(asked, Choice)}
+
+
+@pytest.fixture(autouse=True)
+def _random_states_are_put_back() -> object:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def cells(number: str) -> list[nbformat.NotebookNode]:
+    name = f"{number[:2]}_{LESSONS[number[:2]]}"
+    return list(nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells)  # type: ignore[no-untyped-call]
+
+
+def cell_of(number: str) -> str:
+    """Return the source of the lesson's cell that checks an exercise."""
+    (source,) = [c.source for c in cells(number) if c.cell_type == "code" and f'check("{number}"' in c.source]
+    return str(source)
+
+
+def run(source: str) -> None:
+    exec(compile(source, "a cell", "exec"), {"check": check, "torch": torch, "__name__": "__main__"})
+
+
+def answered(number: str, source: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run an answer as a reader would, in place of the stub, and return what is said."""
+    stub, line = cell_of(number).split("\n\n\ncheck(") if "\n\n\ncheck(" in cell_of(number) else ("", "")
+    assert stub, f"{number}: expected the stub, two empty lines and check(…)"
+    capsys.readouterr()
+    run(f"{source}\n\ncheck({line}")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_stub_left_alone_is_not_attempted_yet(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(cell_of(number))
+    assert f"{number}: not attempted yet\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "name"), MISCONCEPTIONS)
+def test_every_misconception_gets_its_own_sentence(number: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exercise = EXERCISES[number]
+    said = answered(number, exercise.misconceptions[name].example, capsys)
+    assert f"{number}: not yet\n{exercise.misconceptions[name].says}\n" == said
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_the_solution_passes_and_says_why(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = answered(number, EXERCISES[number].solution, capsys)
+    assert f"{number}: passed\n{EXERCISES[number].why}\n" == said
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_the_stub_in_the_lesson_is_the_solution_with_something_missing(number: str) -> None:
+    """So that a reader who opens the solution finds the cell again, and the imports it needs are there."""
+    stub = cell_of(number).partition("\n\n\ncheck(")[0]
+    head = EXERCISES[number].solution.splitlines()[0]
+    assert head in stub.splitlines()
+    kept = [line for line in EXERCISES[number].solution.splitlines() if line in stub.splitlines()]
+    assert 2 * len(kept) >= len(stub.splitlines())
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("answer", [3, "text", [], {}, object(), int, torch.ones(3), check, type, lambda: 1, print])
+def test_an_answer_of_any_other_kind_gets_a_sentence_and_raises_nothing(
+    number: str, answer: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(number, answer)
+    title, _, said = capsys.readouterr().out.partition("\n")
+    assert (f"{number}: not yet", True) == (title, len(said) > 10)
+
+
+def test_what_was_expected_and_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    check("01.3", {"model_state_dict": 1})
+    expected = "expected a function, found a dict: hand over `checkpoint_of` itself, without the brackets that call it"
+    assert f"01.3: not yet\n{expected}\n" == capsys.readouterr().out
+    check("01.5", 3)
+    assert "01.5: not yet\nexpected a class, found an int: hand over `Loudness`\n" == capsys.readouterr().out
+
+
+def test_an_answer_that_raises_is_quoted_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "cell.py"
+    file.write_text("def photo_of(model):\n    state = model.state_dict()\n    return state['wait']\n", "utf-8")
+    namespace: dict[str, object] = {}
+    exec(compile(file.read_text("utf-8"), str(file), "exec"), namespace)
+    check("01.4", namespace["photo_of"])
+    said = "`photo_of` raised KeyError: 'wait', in line 3: `return state['wait']`"
+    assert f"01.4: not yet\n{said}\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(3)", "raise RuntimeError", "1 / 0", "import sys; sys.exit('bye')"])
+def test_nothing_that_an_answer_raises_stops_the_notebook(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    exec(f"def photo_of(model):\n    {how}", namespace)
+    check("01.4", namespace["photo_of"])
+    assert "01.4: not yet\n`photo_of` raised " in capsys.readouterr().out
+
+
+def test_an_interrupt_is_not_caught() -> None:
+    def photo_of(model: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check("01.4", photo_of)
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_checking_leaves_the_random_numbers_alone(number: str) -> None:
+    """A lesson goes on the same whether its exercises were tried or not."""
+    before = torch.get_rng_state(), random.getstate()
+    namespace: dict[str, object] = {}
+    exec(EXERCISES[number].solution, namespace)
+    check(number, namespace[EXERCISES[number].answer])
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+
+
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_the_options_stand_in_the_lesson_as_they_are_quoted(name: str) -> None:
+    text = "\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
+    for number, asked in CHOICES.items():
+        if number.startswith(name):
+            missing = [f"- {letter}) {o.text}" for letter, o in asked.options.items()]
+            assert [] == [line for line in missing if line not in text], f"{number} says otherwise"
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_asks_all_its_questions_in_order(name: str) -> None:
+    code = "\n".join(cell.source for cell in cells(name) if cell.cell_type == "code")
+    calls = [
+        f'predict("{number}", None)' if number == lesson(name).prediction else f'check("{number}", '
+        for number in lesson(name).questions
+    ]
+    places = [code.find(call) for call in calls]
+    assert -1 not in places, f"{calls[places.index(-1)]}… is missing"
+    assert sorted(places) == places
+    assert f'reveal("{lesson(name).prediction}", happened=' in code
+
+
+def test_a_question_without_a_right_answer_replies_to_each(capsys: pytest.CaptureFixture[str]) -> None:
+    check("01.1", None)
+    assert "01.1: not attempted yet\n" == capsys.readouterr().out
+    for letter, option in CHOICES["01.1"].options.items():
+        check("01.1", letter)
+        assert f"01.1: noted\n{option.reply}\n" == capsys.readouterr().out
+
+
+def test_a_wrong_prediction_is_set_beside_what_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    options = CHOICES["01.2"].options
+    predict("01.2", "a")
+    assert f"01.2: noted. a) {options['a'].text}\n" == capsys.readouterr().out
+    reveal("01.2", happened="c")
+    said = capsys.readouterr().out.splitlines()
+    assert [
+        f"01.2: you predicted a) {options['a'].text}",
+        f"What happened: c) {options['c'].text}",
+        options["a"].reply,
+    ] == said
+
+
+def test_a_right_prediction_and_none_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    options = CHOICES["01.2"].options
+    predict("01.2", "c")
+    capsys.readouterr()
+    reveal("01.2", happened="c")
+    assert capsys.readouterr().out == f"01.2: as you predicted. c) {options['c'].text}\n{options['c'].reply}\n"
+    predict("01.2", None)  # taken back
+    assert '01.2: no prediction yet (replace None by "a", "b" or "c")\n' == capsys.readouterr().out
+    reveal("01.2", happened="c")
+    assert capsys.readouterr().out.startswith("01.2: no prediction\nWhat happened: c) ")
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: predict("01.2", "e"), '01.2: expected "a", "b" or "c", found \'e\''),  # type: ignore[arg-type]
+        (lambda: predict("01.2", "A"), '01.2: expected "a", "b" or "c", found \'A\''),  # type: ignore[arg-type]
+        (lambda: reveal("01.2", happened=None), '01.2: expected "a", "b" or "c", found None'),  # type: ignore[arg-type]
+        (lambda: check("01.1", 7), '01.1: expected "a", "b", "c" or "d", found 7'),
+        (lambda: check("01.9", 7), "there is no question 01.9; there are 01.1, 01.2, 01.3, 01.4, 01.5"),
+        (lambda: check("11.1", 7), "there is no lesson 11; there are " + ", ".join(LESSONS)),
+        (lambda: check(1.3, 7), "there is no lesson 1; there are " + ", ".join(LESSONS)),  # type: ignore[arg-type]
+        (
+            lambda: predict("01.3", "a"),
+            "01.3 is an exercise, for check(); the prediction of this lesson is 01.2",
+        ),
+    ],
+)
+def test_a_question_or_an_option_that_does_not_exist_is_one_line(call: object, line: str) -> None:
+    with pytest.raises(LessonError) as caught:
+        call()  # type: ignore[operator]
+    assert line == str(caught.value)
+    assert [line] == caught.value._render_traceback_()  # all that a notebook shows
+
+
+def test_the_questions_know_their_numbers() -> None:
+    for name in LESSONS:
+        numbers = list(lesson(name).questions)
+        assert [f"{name}.{k + 1}" for k in range(len(numbers))] == numbers
+        assert isinstance(question(lesson(name).prediction), Choice)

@@ -1,0 +1,112 @@
+"""What a reader has done is written down, by several kernels at once, and never gets in the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from koemorph_tutorial.records import UnsupportedCheckpointError
+from koemorph_tutorial.teaching import check, logbook, predict, reveal
+from koemorph_tutorial.teaching.logbook import keep_in, progress_file, read, record, rows
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    """Keep the progress in a folder of the test's own; return the file."""
+    keep_in(tmp_path)
+    yield progress_file(tmp_path)
+    keep_in(None)
+
+
+def test_nothing_is_kept_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keep_in(None)
+    record("01.3", passed=True)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_only_real_attempts_are_kept(kept: Path) -> None:
+    check("01.3", None)
+    predict("01.2", None)
+    reveal("01.2", happened="c")
+    assert not kept.exists()
+    predict("01.2", "b")
+    assert ["01.2"] == list(read(kept))
+
+
+def test_attempts_are_counted_and_what_passed_stays_passed(kept: Path) -> None:
+    for passed in (False, False, True, False):
+        record("01.3", passed=passed)
+    assert (4, True) == (read(kept)["01.3"]["attempts"], read(kept)["01.3"]["passed"])
+    (row,) = [row for row in rows(read(kept)) if row.number == "01.3"]
+    assert "passed, 4 tries" == row.state
+
+
+def test_every_question_has_a_row_whatever_was_done(kept: Path) -> None:
+    assert {"-"} == {row.state for row in rows({})}
+    predict("01.2", "a")
+    check("01.1", "d")
+    record("01.4", passed=False)
+    states = {row.number: row.state for row in rows(read(kept))}
+    assert ("d", "a", "not yet, 1 try") == (states["01.1"], states["01.2"], states["01.4"])
+    for letter, state in (("a", "a, it was c"), ("c", "c, right"), ("b", "b, it was c")):
+        predict("01.2", letter)  # type: ignore[arg-type]
+        reveal("01.2", happened="c")
+        assert state == {row.number: row.state for row in rows(read(kept))}["01.2"]
+
+
+def _many(folder: Path, number: str) -> None:
+    keep_in(folder)
+    for _ in range(20):
+        record(number, passed=False)
+
+
+def test_two_kernels_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_many, args=(tmp_path, number)) for number in ("01.3", "01.3", "01.4")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = {number: entry["attempts"] for number, entry in read(progress_file(tmp_path)).items()}
+    assert {"01.3": 40, "01.4": 20} == found
+    assert ["progress.json"] == [file.name for file in (tmp_path / "outputs").iterdir()]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"version": 2, "questions": {}}', '{"version": 1, "questions": 3}']
+)
+def test_a_file_that_cannot_be_read_is_kept_and_said_once(
+    content: str, kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept.parent.mkdir()
+    kept.write_text(content, "utf-8")
+    with pytest.raises(UnsupportedCheckpointError, match="move it away to begin anew"):
+        read(kept)
+    with caplog.at_level(logging.WARNING):
+        record("01.3", passed=True)
+        record("01.3", passed=True)
+    assert 1 == len(caplog.records)
+    assert "your progress is not kept: " in caplog.text
+    assert content == kept.read_text("utf-8")
+
+
+def test_a_folder_that_cannot_be_written_stops_no_lesson(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "outputs").write_text("a file where the folder should be", "utf-8")
+    keep_in(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        check("01.1", "a")
+    keep_in(None)
+    assert 1 == len(caplog.records)
+
+
+def test_the_file_is_json_that_a_person_can_read(kept: Path) -> None:
+    record("01.3", passed=True)
+    content = json.loads(kept.read_text("utf-8"))
+    assert logbook.VERSION == content["version"]
+    assert {"attempts", "passed", "when"} == set(content["questions"]["01.3"])
