@@ -349,7 +349,9 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: p
     assert "Not a directory" in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["evaluate"], ["inspect"], ["train", "--resume"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["evaluate"], ["inspect"], ["train", "--resume"], ["lab", "--reset"]]
+)
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """And where help is to be had."""
     with pytest.raises(SystemExit) as left:
@@ -367,6 +369,8 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         (["train", "--help"], ["--resume", "--run-dir", "key=value", "koemorph train --resume auto"]),
         (["evaluate", "--help"], ["--checkpoint", "--json"]),
         (["inspect", "--help"], ["PATH|DIR", "--json", "nothing in a file can run"]),
+        (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
+        (["progress", "--help"], ["the questions of the lessons"]),
     ]:
         with contextlib.suppress(SystemExit):
             main(arguments)
@@ -381,3 +385,71 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ the lessons
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project with the lessons in it, as the current folder."""
+    root = Path(__file__).resolve().parents[1]
+    project = tmp_path / "a project"
+    project.mkdir()
+    shutil.copy(root / "pyproject.toml", project)
+    shutil.copytree(root / "notebooks", project / "notebooks")
+    monkeypatch.chdir(project)
+    return project
+
+
+def test_a_lesson_is_brought_back_and_the_old_copy_kept(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = project / "outputs/my-notebooks/01_state.ipynb"
+    assert 0 == main(["lab", "--reset", "1"])
+    pristine = copy.read_text("utf-8")
+    copy.write_text("mine", "utf-8")
+    capsys.readouterr()
+    assert 0 == main(["lab", "--reset", "01"])
+    assert [
+        "outputs/my-notebooks/01_state-earlier-1.ipynb: your copy as it was",
+        "outputs/my-notebooks/01_state.ipynb: the lesson as it comes",
+    ] == capsys.readouterr().out.splitlines()
+    assert (pristine, "mine") == (
+        copy.read_text("utf-8"),
+        copy.with_name("01_state-earlier-1.ipynb").read_text("utf-8"),
+    )
+
+
+@pytest.mark.parametrize("number", ["11", "x", "", "-1", "../01", "01_state", "\uff11"])
+def test_a_lesson_that_does_not_exist_is_one_line(
+    number: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == main(["lab", f"--reset={number}"])
+    error = capsys.readouterr().err
+    assert error.startswith(f"koemorph: there is no lesson {number}; there")
+    assert error.rstrip().endswith("01 state")
+    assert not (project / "outputs").exists()
+
+
+def test_progress_lists_every_question_and_what_was_done(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["progress"])
+    assert not (project / "outputs").exists()
+    (project / "outputs").mkdir()
+    entry = '{"version": 1, "questions": {"01.3": {"attempts": 2, "passed": true}}}'
+    (project / "outputs/progress.json").write_text(entry, "utf-8")
+    capsys.readouterr()
+    assert 0 == main(["progress"])
+    out = capsys.readouterr().out
+    assert all(number in out for number in ("01.1", "01.2", "01.3", "01.4", "01.5"))
+    assert 1 == out.count("passed, 2 tries")
+
+
+def test_progress_that_cannot_be_read_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "outputs").mkdir()
+    (project / "outputs/progress.json").write_text("{", "utf-8")
+    assert 2 == main(["progress"])
+    error = capsys.readouterr().err
+    assert (1, True) == (error.count("\n"), error.rstrip().endswith("move it away to begin anew"))
+    (project / "outputs/progress.json").unlink()
+    (project / "outputs/progress.json").mkdir()
+    assert 2 == main(["progress"])
+    assert 1 == capsys.readouterr().err.count("\n")

@@ -43,7 +43,6 @@ _STYLE: Any = {  # a type for every key of it would be a page
     "lines.linewidth": 2.0,
     "lines.markersize": 4.5,
     "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
 

@@ -68,14 +68,15 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
     """Return what was done, by number of the question; nothing was where there is no file.
 
     Raises:
-        UnsupportedCheckpointError: the file is not what this version writes. OSError: it cannot be read.
+        UnsupportedCheckpointError: the file cannot be read, or is not what this version writes.
     """
     try:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UnsupportedCheckpointError(f"{file}: expected JSON, found {error}; move it away to begin anew") from None
+    except (OSError, ValueError, RecursionError) as error:
+        found = error.strerror if isinstance(error, OSError) else error
+        raise UnsupportedCheckpointError(f"{file}: expected JSON, found: {found}; move it away to begin anew") from None
     questions = content.get("questions") if isinstance(content, dict) and content.get("version") == VERSION else None
     if not isinstance(questions, dict) or not all(_is_entry(entry) for entry in questions.values()):
         raise UnsupportedCheckpointError(
