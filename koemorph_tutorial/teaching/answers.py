@@ -67,6 +67,8 @@ def check(number: str, answer: object) -> None:
         LessonError: no such question or option.
     """
     asked = question(number)
+    if number == lesson(number[:2]).prediction:
+        raise LessonError(f"{number} is the prediction, for predict()")
     if _is_stub(answer):
         Message(f"{number}: not attempted yet").show()
     elif isinstance(asked, Choice):
@@ -121,9 +123,9 @@ def _examine(asked: Exercise, answer: object) -> str | None:
 def _kind(answer: object) -> str:
     if isinstance(answer, type):
         return "a class"
-    if callable(answer) and hasattr(answer, "__code__"):
+    if callable(answer):
         return "a function"
-    return f"{'an' if type(answer).__name__[0] in 'aeiou' else 'a'} {type(answer).__name__}"
+    return f"{'an' if type(answer).__name__[0] in 'aeiouAEIOU' else 'a'} {type(answer).__name__}"
 
 
 def _where(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,12 @@ from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from koemorph_tutorial.training.phonemes import ARKIT_NAMES
+
 from .face import draw_face
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Of Okabe and Ito (2008) those that reach a contrast of 3 : 1 on white; each goes with a marker and a dash of its own.
 BLACK, BLUE, VERMILLION, GREEN, PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -97,3 +102,35 @@ def first_step(steps: Mapping[str, npt.ArrayLike], faces: Mapping[str, Any]) -> 
         ax.grid(axis="x", visible=False)
         _draw_faces([figure.add_subplot(grid[1 + k]) for k in range(len(faces))], faces)
     return figure
+
+
+def after_one_batch(
+    before: Mapping[str, Tensor], models: Mapping[str, nn.Module], audio: Tensor, faces: Tensor, *, lr: float
+) -> tuple[Figure, str]:
+    """Compare two networks that began with the weights `before` and have seen one batch since: figure and caption.
+
+    Left, how far each weight has moved, in learning rates; right, what both say to the one of `audio`, (snippets,
+    samples), at which their mouths differ most, beside the face in `faces`, (snippets, 52), that belongs to it.
+    """
+    import torch
+
+    steps = {
+        name: torch.cat([(value - before[key]).abs().flatten() for key, value in model.state_dict().items()]) / lr
+        for name, model in models.items()
+    }
+    with torch.inference_mode():
+        says = {name: model.eval()(audio) for name, model in models.items()}
+    mouth = torch.tensor([name.startswith(("mouth", "jaw")) for name in ARKIT_NAMES])
+    one, other = (face[:, mouth] for face in says.values())
+    snippet = (one - other).square().sum(1).argmax()
+    shown = {"it should be": faces[snippet], **{name: face[snippet] for name, face in says.items()}}
+    leapt = "; ".join(f"{name}: {_share((step > 0.8).float().mean().item())}" for name, step in steps.items())
+    return first_step(steps, shown), (
+        f"How far one batch moved the weights. By more than 0.8 learning rates: {leapt}. Right: the one of "
+        f"{len(faces)} snippets at which the two mouths now differ most."
+    )
+
+
+def _share(part: float) -> str:
+    """Say roughly how many of the weights that is: a caption holds on any processor."""
+    return "nearly all weights" if part > 0.9 else "hardly any weight" if part < 0.05 else "some of the weights"

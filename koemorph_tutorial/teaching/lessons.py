@@ -104,7 +104,9 @@ def question(number: str) -> Choice | Exercise:
     Raises:
         LessonError: names the questions that there are.
     """
-    questions = lesson(str(number).partition(".")[0]).questions
+    if not isinstance(number, str):
+        raise LessonError(f'expected the number of a question in quotes, like "01.3", found {number!r}')
+    questions = lesson(number.partition(".")[0]).questions
     if number not in questions:
         raise LessonError(f"there is no question {number}; there are {', '.join(questions)}")
     return questions[number]

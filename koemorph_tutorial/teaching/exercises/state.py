@@ -6,6 +6,7 @@ running statistics of a BatchNorm.
 
 from __future__ import annotations
 
+import copy
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ HABIT = Choice(
     asks="What would be left of your last run?",
     options={
         "a": Option(
-            text="Nothing: I save when it is done.",
-            reply="Honest, and common. After this lesson you know what to save; after the next one, how.",
+            text="Nothing: I do not save, or only at the end.",
+            reply="Honest, and common. This lesson is about what to save, the next about how to write it.",
         ),
         "b": Option(
             text="The weights.",
@@ -56,8 +57,8 @@ PREDICTION = Choice(
         ),
         "b": Option(
             text="Yes at first; rounding errors pull the two apart after some batches.",
-            reply="Nothing was rounded: the gradient is equal to the last bit. What differs is what the optimizer "
-            "makes of it, at once.",
+            reply="Rounding is not what parts them: both have the same gradient, to the last bit. What differs, at "
+            "once, is what the optimizer makes of it.",
         ),
         "c": Option(
             text="No, not even after one batch.",
@@ -92,6 +93,21 @@ def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
+def _result_of(function: Any, *arguments: Any) -> Any:
+    """Return what a reader's function returns.
+
+    Raises:
+        NotAttemptedError: nothing, and it does nothing. WrongAnswerError: nothing, though it does something.
+    """
+    result = function(*arguments)
+    if result is None or result is ...:
+        code = getattr(function, "__code__", None)
+        if code is not None and not code.co_names:  # it uses no name, so it is the stub
+            raise NotAttemptedError
+        raise WrongAnswerError(f"`{getattr(function, '__name__', 'it')}` returned nothing: is `return` missing?")
+    return result
+
+
 def _through_a_file(state: Any) -> Any:
     """Return what comes back when `state` is saved and safely loaded.
 
@@ -106,41 +122,66 @@ def _through_a_file(state: Any) -> Any:
         file.seek(0)
         return torch.load(file, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WrongAnswerError(f"`torch.save` and a safe `torch.load` do not bring it back: {reason}") from error
 
 
-def _examine_checkpoint(checkpoint_of: Any) -> None:
+def _same(one: Any, other: Any) -> bool:
+    """Compare numbers, tensors and containers of them."""
     import torch
 
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def _examine_checkpoint(checkpoint_of: Any) -> None:
     model, optimizer = _trained()
-    saved = checkpoint_of(model, optimizer)
-    if saved is None or saved is ...:
-        raise NotAttemptedError
+    saved = _result_of(checkpoint_of, model, optimizer)
     if not isinstance(saved, dict) or not {"model_state_dict", "optimizer_state_dict"} <= set(saved):
         raise WrongAnswerError("expected a dict with `model_state_dict` and `optimizer_state_dict`, as it was at first")
     state = saved["optimizer_state_dict"]
     if state is None or state is ...:
         raise NotAttemptedError
-    if isinstance(state, torch.optim.Optimizer):
-        raise WrongAnswerError("object")
-    if callable(state):
-        raise WrongAnswerError("brackets")
-    if isinstance(state, list):
-        raise WrongAnswerError("groups")
-    if isinstance(state, dict):
-        if set(state) == set(model.state_dict()):
-            raise WrongAnswerError("weights")
-        if not {"state", "param_groups"} <= set(state):
-            raise WrongAnswerError("half")
+    wrong = _wrong_state(state, model)
+    if wrong:
+        raise WrongAnswerError(wrong)
     back = _through_a_file(saved)
     again, fresh = _trained()
-    again.load_state_dict(back["model_state_dict"])
-    fresh.load_state_dict(back["optimizer_state_dict"])
+    try:
+        again.load_state_dict(back["model_state_dict"])
+        fresh.load_state_dict(back["optimizer_state_dict"])
+    except Exception as error:
+        raise WrongAnswerError(
+            f"it was saved, but a fresh network and a fresh optimizer cannot load it: {str(error).splitlines()[0]}"
+        ) from error
     _train(model, optimizer)
     _train(again, fresh)
-    if not all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True)):
-        raise WrongAnswerError("the run that came back from it is not bitwise equal to the one that never stopped")
+    if not _same(list(again.parameters()), list(model.parameters())):
+        raise WrongAnswerError("a run that came back from it is not bitwise equal to the one that never stopped")
+
+
+def _wrong_state(state: Any, model: torch.nn.Module) -> str | None:
+    """Say what is no state of a trained optimizer: a misconception or a sentence, None if it may be one."""
+    import torch
+
+    if isinstance(state, torch.optim.Optimizer):
+        return "object"
+    if callable(state):
+        return "brackets"
+    if isinstance(state, list) and state and all(isinstance(group, dict) for group in state):
+        return "groups"
+    if isinstance(state, dict) and state and set(state) == set(model.state_dict()):
+        return "weights"
+    if isinstance(state, dict) and {"state", "param_groups"} <= set(state):
+        return None if state["state"] else "fresh"
+    if isinstance(state, dict) and state and all(isinstance(key, (int, torch.Tensor)) for key in state):
+        return "half"
+    return f"expected the state of the optimizer, a dict, found {type(state).__name__}: {str(state)[:60]}"
 
 
 def _checkpoint(line: str) -> str:
@@ -160,13 +201,12 @@ CHECKPOINT = Exercise(
     examine=_examine_checkpoint,
     misconceptions={
         "object": Misconception(
-            says="This is the optimizer itself, an object. To save it is to save the name of its class, and to load it "
-            "is to run code: a safe `torch.load` refuses. Ask it for its state.",
+            says="This is the optimizer itself. A file would hold the name of its class, and whoever opens the file "
+            "would have to run that code: a safe `torch.load` refuses. Ask the optimizer for its state, plain numbers.",
             example=_checkpoint("optimizer"),
         ),
         "brackets": Misconception(
-            says="This is the method, not what it returns: the brackets are missing. It would be saved as code that "
-            "belongs to an object.",
+            says="This is the method, not what it returns: the brackets that call it are missing.",
             example=_checkpoint("optimizer.state_dict"),
         ),
         "groups": Misconception(
@@ -179,6 +219,11 @@ CHECKPOINT = Exercise(
             "one call that returns them together.",
             example=_checkpoint("optimizer.state"),
         ),
+        "fresh": Misconception(
+            says="This is the state of an optimizer that has made no step, so it remembers nothing. The one that "
+            "trained was handed to you: `optimizer`.",
+            example=_checkpoint("torch.optim.AdamW(model.parameters()).state_dict()"),
+        ),
         "weights": Misconception(
             says="These are the weights a second time. The optimizer has a state of its own.",
             example=_checkpoint("model.state_dict()"),
@@ -186,8 +231,8 @@ CHECKPOINT = Exercise(
     },
     hint="The line above it does the same for the model.",
     solution=_checkpoint("optimizer.state_dict()"),
-    why="A run went on from your dict, through a file, and stayed bitwise equal to one that never stopped. "
-    "`state_dict()` returns plain numbers, so any process can read them, and reading them runs nothing.",
+    why="A run went on from your dict, through a file, and stayed bitwise equal to one that never stopped. (This tiny "
+    "one draws no random numbers. Yours does: save those as well.)",
 )
 
 
@@ -199,23 +244,28 @@ def _examine_photo(photo_of: Any) -> None:
 
     model, optimizer = _trained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    photo = photo_of(model)
-    if photo is None or photo is ...:
-        raise NotAttemptedError
+    photo = _result_of(photo_of, model)
     if isinstance(photo, torch.nn.Module):
-        raise WrongAnswerError("module")
+        raise WrongAnswerError("itself" if photo is model else "module")
+    if isinstance(photo, dict) and any(
+        callable(value) and not isinstance(value, torch.nn.Module) for value in photo.values()
+    ):
+        raise WrongAnswerError("the dict holds methods, not tensors: the brackets that call them are missing")
     if not isinstance(photo, dict) or not all(isinstance(value, torch.Tensor) for value in photo.values()):
-        raise WrongAnswerError("expected the state as a dict of tensors, by name, that `load_state_dict` takes")
-    _train(model, optimizer)
-    shared = {value.data_ptr() for value in model.state_dict().values()} & {v.data_ptr() for v in photo.values()}
-    if shared:
-        raise WrongAnswerError("live" if hasattr(photo, "_metadata") else "shallow")
-    missing = [name for name in before if name not in photo]
-    if missing:
+        raise WrongAnswerError("expected the state as a dict from names to tensors, which `load_state_dict` takes")
+    unknown, missing = set(photo) - set(before), set(before) - set(photo)
+    if unknown:
+        raise WrongAnswerError(f"`{min(map(str, unknown))}` is no name in this model: whose state is it?")
+    if missing and not missing & {name for name, _ in model.named_parameters()}:
         raise WrongAnswerError("parameters")
+    if missing:
+        raise WrongAnswerError(f"`{min(missing)}` is missing in the photo")
+    _train(model, optimizer)
+    if {value.data_ptr() for value in model.state_dict().values()} & {value.data_ptr() for value in photo.values()}:
+        raise WrongAnswerError("live" if hasattr(photo, "_metadata") else "shallow")
     changed = [name for name in before if not torch.equal(before[name], photo[name])]
     if changed:
-        raise WrongAnswerError(f"`{changed[0]}` in the photo is not what it was in the model when it was taken")
+        raise WrongAnswerError(f"`{changed[0]}` in the photo is not what it was in the model when the photo was taken")
 
 
 def _photo(line: str, before: str = "") -> str:
@@ -247,9 +297,13 @@ PHOTO = Exercise(
             "`running_var`) is no parameter, and no gradient will bring it back. `state_dict()` has it.",
             example=_photo("{name: weight.detach().clone() for name, weight in model.named_parameters()}"),
         ),
+        "itself": Misconception(
+            says="This is the model itself, and it trains on. We want its state, and a copy of that.",
+            example=_photo("model"),
+        ),
         "module": Misconception(
-            says="This is a whole network, and it really is a copy. But what we want to keep, save and load is its "
-            "state: numbers by name.",
+            says="This is a whole network. It really is a copy, but what we want to keep, save and load is its state: "
+            "tensors by name.",
             example=_photo("copy.deepcopy(model)", "import copy\n\n\n"),
         ),
     },
@@ -270,25 +324,27 @@ def _examine_loudness(loudness: Any) -> None:
     running, back = loudness(), loudness()
     for batch in batches[:4]:
         running.hear(batch)
-    state = running.state_dict()
-    if state is None or state is ...:
-        raise NotAttemptedError
+    then = copy.deepcopy(vars(running))
+    state = _result_of(running.state_dict)
     if not isinstance(state, dict):
         raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
     if any(isinstance(value, loudness) for value in state.values()):
         raise WrongAnswerError("object")
     saved = _through_a_file(state)
-    expected = [running.hear(batch).tolist() for batch in batches[4:]]
-    if _through_a_file(state) != saved:
+    goes_on = [running.hear(batch) for batch in batches[4:]]
+    if not _same(_through_a_file(state), saved):
         raise WrongAnswerError("live")
-    untouched = dict(vars(back))
-    back.load_state_dict(saved)
-    if vars(back) == untouched:
+    untouched = copy.deepcopy(vars(back))
+    back.load_state_dict(copy.deepcopy(saved))
+    filled = copy.deepcopy(vars(back))
+    if _same([back.hear(batch) for batch in batches[4:]], goes_on) and back.batches == running.batches:
+        return
+    if _same(filled, untouched):
         raise WrongAnswerError("unfilled")
-    if back.batches != 4 or len(back.peaks) != 4:
-        raise WrongAnswerError("part")
-    if [back.hear(batch).tolist() for batch in batches[4:]] != expected or vars(back) != vars(running):
-        raise WrongAnswerError("what came back does not go on like the one that never stopped")
+    lost = [value for name, value in then.items() if not _same(filled.get(name), value)]
+    if all(any(_same(value, kept) for kept in saved.values()) for value in lost):
+        raise WrongAnswerError("unrestored")
+    raise WrongAnswerError("part")
 
 
 def _loudness(save: str, load: str) -> str:
@@ -322,8 +378,8 @@ LOUDNESS = Exercise(
     examine=_examine_loudness,
     misconceptions={
         "live": Misconception(
-            says="Between `state_dict()` and the moment it was written, the run heard three more batches, and the "
-            "state changed with it: the list in it is the live one. Copy it.",
+            says="After `state_dict()` the run heard three more batches, and the state that you had returned changed "
+            "with it: the list in it is the live one, as in 01.4. Copy it.",
             example=_loudness('return {"peaks": self.peaks, "batches": self.batches}', _LOAD),
         ),
         "object": Misconception(
@@ -332,9 +388,16 @@ LOUDNESS = Exercise(
             example=_loudness('return {"loudness": self}', 'self.__dict__ = state["loudness"].__dict__'),
         ),
         "part": Misconception(
-            says="It came back with a part of itself missing: `peaks` and `batches` both belong to its state. Whatever "
-            "`hear` changes has to be saved.",
+            says="It came back with a part of itself missing. Whatever `hear` changes belongs to the state: `peaks` "
+            "and `batches`.",
             example=_loudness('return {"peaks": list(self.peaks)}', 'self.peaks = list(state["peaks"])'),
+        ),
+        "unrestored": Misconception(
+            says="Everything was saved, but not all of it was put back as it was: `load_state_dict` has to set both "
+            "`self.peaks` and `self.batches` to what is in the state.",
+            example=_loudness(
+                'return {"peaks": list(self.peaks), "batches": self.batches}', 'self.peaks = list(state["peaks"])'
+            ),
         ),
         "unfilled": Misconception(
             says="After `load_state_dict` the object is as it was. It has to fill itself (`self.peaks = …`): whoever "
@@ -349,7 +412,7 @@ LOUDNESS = Exercise(
     hint="Two attributes change while it runs. `state_dict` returns both in a dict, the list as a copy; "
     "`load_state_dict` puts them back into `self`.",
     solution=_loudness('return {"peaks": list(self.peaks), "batches": self.batches}', _LOAD),
-    why="With these two methods the object is what torch's own parts are, and `CheckpointManager` saves it like them.",
+    why="With these two methods `CheckpointManager` saves it and brings it back like torch's own parts.",
 )
 
 
