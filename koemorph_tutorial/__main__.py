@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -117,7 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger(__package__).addHandler(logging.NullHandler())  # what the library logs is printed here anyway
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        code = run(options)
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()
+        return code
     except CheckpointError as error:
         return _unusable(str(error))
     except StopTraining as stop:
@@ -126,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left: `koemorph train | head`
         sys.stderr.close()
         return DONE
+    except OSError as error:  # of our output, or of a folder on the way to a file
+        where = f"{error.filename}: " if error.filename else ""
+        return _unusable(f"{where}{error.strerror or error}")
 
 
 def _unusable(message: str) -> int:
@@ -205,13 +212,13 @@ def _inspect(options: argparse.Namespace) -> int:
     from .inspection.views import directory_lines, file_lines
 
     columns = max(shutil.get_terminal_size().columns, 60)
-    if options.path.is_dir():
+    if os.path.isdir(options.path):
         run = inspect_directory(options.path)
         lines = [run.to_json()] if options.json else directory_lines(run, columns)
     else:
         file = inspect_checkpoint(options.path)
         lines = [file.to_json()] if options.json else file_lines(file, columns)
-    encoding = sys.stdout.encoding or "utf-8"  # what it cannot show is escaped
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # what it cannot show is escaped
     print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
     return DONE
 

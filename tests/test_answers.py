@@ -224,3 +224,185 @@ def test_the_questions_know_their_numbers() -> None:
         numbers = list(lesson(name).questions)
         assert [f"{name}.{k + 1}" for k in range(len(numbers))] == numbers
         assert isinstance(question(lesson(name).prediction), Choice)
+
+
+# ------------------------------------------------------------------------- answers that people give, and what is true
+
+CHECKPOINT_BODY = """
+import copy, collections
+def checkpoint_of(model, optimizer):
+    {body}
+"""
+
+
+def said_to(number: str, source: str, capsys: pytest.CaptureFixture[str]) -> str:
+    namespace: dict[str, object] = {"torch": torch}
+    exec(compile(source, "a cell", "exec"), namespace)
+    capsys.readouterr()
+    check(number, namespace[EXERCISES[number].answer])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "optimizer.state_dict()",
+        "copy.deepcopy(optimizer.state_dict())",
+        "dict(optimizer.state_dict())",
+        "collections.OrderedDict(optimizer.state_dict())",
+        "{**optimizer.state_dict()}",
+        "{'state': optimizer.state_dict()['state'], 'param_groups': optimizer.state_dict()['param_groups']}",
+    ],
+)
+def test_every_right_checkpoint_passes(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    body = f'return {{"model_state_dict": model.state_dict(), "optimizer_state_dict": {value}, "extra": 1}}'
+    assert "01.3: passed" in said_to("01.3", CHECKPOINT_BODY.format(body=body), capsys)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{}", "found a dict with other things in it: nothing in it"),
+        ("{'lr': 0.1}", "found a dict with other things in it: lr"),
+        ("optimizer.defaults", "found a dict with other things in it: lr, betas"),
+        ("[optimizer.state_dict()]", "a dict, found list"),
+        ("list(model.parameters())", "a dict, found list"),
+        ("model", "a dict, found Sequential"),
+        ("optimizer.step", "a dict, found method"),
+        ("0.005", "a dict, found float"),
+        ("torch.save(optimizer.state_dict(), '/dev/null')", "the value of `optimizer_state_dict` is None"),
+        ("{'state': optimizer.state, 'param_groups': optimizer.param_groups}", "a safe `torch.load` does not bring it"),
+    ],
+)
+def test_what_is_said_of_other_checkpoints_is_true(value: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    body = f'return {{"model_state_dict": model.state_dict(), "optimizer_state_dict": {value}}}'
+    said = said_to("01.3", CHECKPOINT_BODY.format(body=body), capsys)
+    assert words in said
+    assert said.count("\n") == 2
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("model.state_dict(), optimizer.state_dict()", "`checkpoint_of` returned nothing: is `return` missing?"),
+        ("return 3", "expected a dict with `model_state_dict` and"),
+        (
+            "return {'model_state_dict': optimizer.state_dict(), 'optimizer_state_dict': model.state_dict()}",
+            "`model_state_dict` was the state of the model, and no longer is",
+        ),
+        (
+            "import numpy as np; return {'model_state_dict': model.state_dict(), 'optimizer_state_dict': "
+            "optimizer.state_dict(), 'rng': np.random.get_state()}",
+            "a safe `torch.load` does not bring it back: it holds `numpy",
+        ),
+    ],
+)
+def test_what_is_said_of_odd_bodies_is_true(body: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in said_to("01.3", CHECKPOINT_BODY.format(body=body), capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "copy.deepcopy(model.state_dict())",
+        "copy.deepcopy(model).state_dict()",
+        "{n: v.detach().clone() for n, v in model.state_dict().items()}",
+        "{n: torch.tensor(v.tolist(), dtype=v.dtype) for n, v in model.state_dict().items()}",
+        "{n: v + 0 for n, v in model.state_dict().items()}",
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_every_right_photo_passes_in_any_mode(line: str, mode: type, capsys: pytest.CaptureFixture[str]) -> None:
+    with mode():
+        said = said_to("01.4", f"import copy\ndef photo_of(model):\n    return {line}", capsys)
+    assert "01.4: passed" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{n: v.clone for n, v in model.state_dict().items()}", "the brackets that call them are missing"),
+        ("dict(model.state_dict())", "A new dict, but around the same tensors"),
+        ("{n: v.detach() for n, v in model.state_dict().items()}", "A new dict, but around the same tensors"),
+        ("torch.nn.Sequential(*model)", "or a network around the same tensors"),
+        ("copy.copy(model)", "or a network around the same tensors"),
+        ("{n: v.clone() for n, v in torch.nn.Linear(2, 2).state_dict().items()}", "is no name in this model"),
+        (
+            "{n: v.clone() for n, v in model.state_dict().items() if 'num' not in n}",
+            "`1.num_batches_tracked` is missing",
+        ),
+        (
+            "{n: v.clone() if v.is_floating_point() else v for n, v in model.state_dict().items()}",
+            "`1.num_batches_tracked` in the photo is the model's own tensor",
+        ),
+        ("{n: torch.zeros_like(v) for n, v in model.state_dict().items()}", "is not what it was in the model"),
+        ("list(model.state_dict().values())", "expected the state as a dict from names to tensors"),
+    ],
+)
+def test_what_is_said_of_other_photos_is_true(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in said_to("01.4", f"import copy\ndef photo_of(model):\n    return {line}", capsys)
+
+
+LOUDNESS = EXERCISES["01.5"].solution
+SAVE, LOAD = 'return {"peaks": list(self.peaks), "batches": self.batches}', "self.peaks, self.batches = list("
+
+
+@pytest.mark.parametrize(
+    ("save", "load"),
+    [
+        ("return copy.deepcopy(self.__dict__)", "self.__dict__.update(copy.deepcopy(state))"),
+        ('return {"p": torch.tensor(self.peaks, dtype=torch.float64), "b": self.batches}', "LIST"),
+        ('return {"peaks": self.peaks[:], "batches": self.batches}', "for k, v in state.items(): setattr(self, k, v)"),
+    ],
+)
+def test_every_right_part_passes(save: str, load: str, capsys: pytest.CaptureFixture[str]) -> None:
+    load = load.replace("LIST", 'self.peaks, self.batches = state["p"].tolist(), state["b"]')
+    original = next(line.strip() for line in LOUDNESS.splitlines() if LOAD in line)
+    source = "import copy\n" + LOUDNESS.replace(SAVE, save).replace(original, load)
+    assert "01.5: passed" in said_to("01.5", source, capsys)
+
+
+def test_a_part_with_slots_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    source = LOUDNESS.replace("    def __init__", '    __slots__ = ("peaks", "batches")\n\n    def __init__', 1)
+    assert "01.5: passed" in said_to("01.5", source, capsys)
+
+
+@pytest.mark.parametrize(
+    ("save", "load", "words"),
+    [
+        ('return {"peaks": [int(p) for p in self.peaks], "batches": self.batches}', None, "with a part of itself"),
+        (None, 'self.peaks.extend(state["peaks"]); self.batches += state["batches"]', "it was not put back as it was"),
+        (None, "pass", "After `load_state_dict` the object is as it was"),
+        ("return [self.peaks, self.batches]", None, "`state_dict` returns a dict"),
+        ('{"peaks": self.peaks}', None, "`state_dict` returned nothing: is `return` missing?"),
+    ],
+)
+def test_what_is_said_of_other_parts_is_true(
+    save: str | None, load: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = next(line.strip() for line in LOUDNESS.splitlines() if LOAD in line)
+    source = LOUDNESS.replace(SAVE, save or SAVE).replace(original, load or original)
+    assert words in said_to("01.5", source, capsys)
+
+
+def test_a_line_of_a_library_is_not_said_to_be_the_reader_s(capsys: pytest.CaptureFixture[str]) -> None:
+    said = said_to("01.4", "def photo_of(model):\n    import json; return json.dumps(model.state_dict())", capsys)
+    assert "in line 2" in said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class E(Exception):\n    def __str__(self): raise RuntimeError\ndef photo_of(model): raise E",
+        "class E(BaseException): pass\ndef photo_of(model): raise E('x')",
+        "def photo_of(model): raise BaseExceptionGroup('many', [KeyboardInterrupt()])",
+        "def photo_of(model): raise ValueError('x' * 3_000_000 + chr(27))",
+        "photo_of = type('', (), {})()",
+    ],
+)
+def test_no_answer_is_odd_enough_to_stop_a_lesson(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = said_to("01.4", source, capsys)
+    assert said.startswith("01.4: not yet\n")
+    assert len(said) < 600
+    assert "\x1b" not in said

@@ -308,3 +308,22 @@ def test_asking_for_copies_loads_nothing_heavy() -> None:
     assert (
         "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     )
+
+
+def test_a_reset_that_fails_half_way_leaves_the_copy_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_copies(root)
+    copy = root / FOLDER / "01_state.ipynb"
+    copy.write_text("mine", "utf-8")
+    real, calls = copies._rename_to_free, []
+
+    def full_the_second_time(source: Path, target: Path) -> bool:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(copies, "_rename_to_free", full_the_second_time)
+    with pytest.raises(LabError, match="No space left on device; nothing of yours was touched"):
+        reset_copy(root, "01")
+    assert "mine" == copy.read_text("utf-8")
+    assert [] == [file.name for file in copy.parent.iterdir() if "earlier" in file.name or file.name.startswith(".")]

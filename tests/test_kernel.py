@@ -103,6 +103,25 @@ def test_a_lesson_in_the_project_keeps_progress_there_and_nowhere_else(tmp_path:
     assert (tmp_path / "outputs/progress.json").exists()
 
 
+def test_a_lesson_whose_outputs_are_a_link_keeps_progress_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's folder is then in no project, so JupyterLab hands the project on."""
+    project, elsewhere = tmp_path / "project", tmp_path / "big disk"
+    project.mkdir()
+    elsewhere.mkdir()
+    (project / "outputs").symlink_to(elsewhere)
+    monkeypatch.setenv("KOEMORPH_PROJECT", str(project))
+    run_cells(elsewhere, f"{IMPORT}setup()", 'check("01.1", "a")\nprint()')
+    assert (project / "outputs/progress.json").exists()
+
+
+def test_setup_makes_a_new_scratch_folder_where_somebody_removed_the_first(tmp_path: Path) -> None:
+    removed = "import os; first = os.getcwd(); os.rmdir(first)"
+    said = run_cells(tmp_path, f"{IMPORT}setup()\n{removed}\nsetup()\nprint(os.getcwd() != first)")
+    assert "True\n" == said
+
+
 # ------------------------------------------------------------------------------------------------ what is shown
 
 

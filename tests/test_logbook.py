@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import json
 import logging
 import multiprocessing
@@ -9,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from koemorph_tutorial.records import UnsupportedCheckpointError
 from koemorph_tutorial.teaching import check, logbook, predict, reveal
-from koemorph_tutorial.teaching.logbook import keep_in, progress_file, read, record, rows
+from koemorph_tutorial.teaching.logbook import keep_in, progress_file, read, record, rows, to_table
 
 
 @pytest.fixture
@@ -110,3 +114,30 @@ def test_the_file_is_json_that_a_person_can_read(kept: Path) -> None:
     content = json.loads(kept.read_text("utf-8"))
     assert logbook.VERSION == content["version"]
     assert {"attempts", "passed", "when"} == set(content["questions"]["01.3"])
+
+
+def test_another_prediction_is_not_judged_by_what_happened_to_the_first(kept: Path) -> None:
+    predict("01.2", "c")
+    reveal("01.2", happened="c")
+    predict("01.2", "a")  # the cell run again, the experiment not yet
+    assert "a" == {row.number: row.state for row in rows(read(kept))}["01.2"]
+
+
+def test_a_file_system_without_locks_keeps_progress_all_the_same(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(handle: int, operation: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    record("01.3", passed=True)
+    assert (True, []) == (read(kept)["01.3"]["passed"], caplog.records)
+
+
+def test_what_stands_in_the_file_is_shown_as_text(kept: Path) -> None:
+    kept.parent.mkdir()
+    entry = '{"01.1": {"attempts": 1, "passed": true, "answer": "[/red]\\u001b[31m"}}'
+    kept.write_text(f'{{"version": 1, "questions": {entry}}}', "utf-8")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(to_table(read(kept)))
+    assert "[/red]\\x1b[31m" in console.file.getvalue()  # type: ignore[attr-defined]

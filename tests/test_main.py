@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from koemorph_tutorial import list_checkpoints, load_checkpoint
+from koemorph_tutorial import CheckpointManager, list_checkpoints, load_checkpoint
 from koemorph_tutorial.__main__ import main
 from koemorph_tutorial.training.config import load_config, to_plain
 from koemorph_tutorial.training.trainer import KoeMorphTrainer
@@ -453,3 +454,22 @@ def test_progress_that_cannot_be_read_is_one_line(project: Path, capsys: pytest.
     (project / "outputs/progress.json").mkdir()
     assert 2 == main(["progress"])
     assert 1 == capsys.readouterr().err.count("\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("arguments", [["progress"], ["inspect", "run"]])
+def test_an_output_that_cannot_be_written_is_one_line(arguments: list[str], project: Path) -> None:
+    CheckpointManager(project / "run", {"model": torch.nn.Linear(1, 1)}).save({"loss": 1.0}, epoch=0)
+    for redirect in (">/dev/full", ">&-"):
+        command = shlex.join([sys.executable, "-m", "koemorph_tutorial", *arguments])
+        ran = subprocess.run(["sh", "-c", f"{command} {redirect}"], capture_output=True, text=True, check=False)
+        assert "Traceback" not in ran.stderr
+        assert ran.stderr.count("\n") <= 1
+    assert (2, "koemorph: No space left on device\n") == _run_full(arguments)
+
+
+def _run_full(arguments: list[str]) -> tuple[int, str]:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "koemorph_tutorial", *arguments]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    return ran.returncode, ran.stderr

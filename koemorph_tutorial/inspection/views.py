@@ -86,8 +86,10 @@ def directory_lines(summary: DirectorySummary, columns: int) -> list[str]:
     lines += ["", "next: the epoch that it goes on at"]
     if fitting < len(widths):
         lines.append(f"{count(len(widths) - fitting, 'more metric')}: in a wider terminal, or by --json")
-    for name, why in summary.ignored:
+    for name, why in summary.ignored[:12]:
         lines += wrapped("ignored", [f"{name}: {why}"], columns)
+    if len(summary.ignored) > 12:
+        lines += wrapped("ignored", [f"{len(summary.ignored) - 12:,} more; --json names them"], columns)
     return lines
 
 

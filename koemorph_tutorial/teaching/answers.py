@@ -6,10 +6,12 @@ option that does not exist.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import traceback
-from pathlib import Path
 from typing import Any, Literal
+
+from koemorph_tutorial.text import printable
 
 from . import logbook
 from .kernel import Message, code_block
@@ -107,16 +109,23 @@ def _examine(asked: Exercise, answer: object) -> str | None:
         return f"expected {asked.expects}, found {found}: hand over `{asked.answer}`{without}"
     import torch
 
+    from koemorph_tutorial.rng import capture_rng, prepare_rng
+
+    random_state = prepare_rng(capture_rng())  # a lesson goes on the same whether its exercises were tried or not
     try:
-        with torch.random.fork_rng(devices=[]):  # a lesson goes on the same whether its exercises were tried or not
+        with torch.inference_mode(False), torch.enable_grad():
             asked.examine(answer)
     except NotAttemptedError:
         raise
     except WrongAnswerError as error:
         name = str(error)
         return asked.misconceptions[name].says if name in asked.misconceptions else name
-    except (Exception, SystemExit) as error:  # the reader's own code may raise anything
-        return f"`{asked.answer}` raised {type(error).__name__}: {error}{_where(error)}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the reader's own code may raise anything
+        return _raised(asked.answer, answer, error)
+    finally:
+        random_state()
     return None
 
 
@@ -125,18 +134,28 @@ def _kind(answer: object) -> str:
         return "a class"
     if callable(answer):
         return "a function"
-    return f"{'an' if type(answer).__name__[0] in 'aeiouAEIOU' else 'a'} {type(answer).__name__}"
+    name = printable(type(answer).__name__) or "nameless thing"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _where(error: BaseException) -> str:
-    """Say which line of the reader's own code raised: the deepest one that is in none of the installed packages."""
-    own = Path(__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if own not in Path(f.filename).parents and "site-packages" not in f.filename]
-    if not theirs:
-        return ""
-    line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
-    return f", in line {theirs[-1].lineno}" + (f": `{line}`" if line else "")
+def _raised(name: str, answer: object, error: BaseException) -> str:
+    """Say what was raised, and in which line if that is one of the reader's own."""
+    try:
+        message = printable(f"{type(error).__name__}: {error}", 300)
+    except Exception:  # an error that cannot even be printed
+        message = type(error).__name__
+    own = _files(answer)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
+    if not lines:
+        return f"what came of `{name}` could not be tried: {message}"
+    line = linecache.getline(lines[-1].filename, lines[-1].lineno or 0).strip().replace("`", "'")
+    return f"`{name}` raised {message}, in line {lines[-1].lineno}" + (f": `{line}`" if line else "")
+
+
+def _files(answer: object) -> set[str]:
+    """Return the file, or the cell, in which a function or the methods of a class were written."""
+    written = vars(answer).values() if isinstance(answer, type) else [inspect.unwrap(getattr(answer, "func", answer))]  # type: ignore[arg-type]
+    return {item.__code__.co_filename for item in written if hasattr(item, "__code__")}
 
 
 def _is_stub(answer: object) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 from koemorph_tutorial.durable import write_file
 
-from .places import MY_NOTEBOOKS, NOTEBOOKS, LabError, choose, lessons_in
+from .places import MY_NOTEBOOKS, NOTEBOOKS, PROJECT_VARIABLE, LabError, choose, lessons_in
 
 _OWN = "koemorph_tutorial"  # our key in the metadata of a copy
 
@@ -41,6 +41,7 @@ def launch(root: Path) -> None:
     ]
     if os.geteuid() == 0:  # it does not start for root otherwise
         options.append("--allow-root")
+    os.environ[PROJECT_VARIABLE] = str(root)
     # -P: a file of the current folder named like one of Python's own modules is not mistaken for it.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *options])
 
@@ -77,11 +78,15 @@ def reset_copy(root: Path, number: str) -> list[str]:
     copy = root / MY_NOTEBOOKS / lesson.name
     lines = [f"{MY_NOTEBOOKS / copy.name}: the lesson as it comes"]
     with _written_beside(copy, content) as fresh:  # a full disk says so before anything is moved
-        if os.path.lexists(copy):
-            lines.insert(0, f"{MY_NOTEBOOKS / _move_aside(copy)}: your copy as it was")
-        if not _rename_to_free(fresh, copy):
-            raise LabError(f"{copy}: somebody else made it at this moment; nothing is lost")
-    return lines
+        aside = _move_aside(copy) if os.path.lexists(copy) else None
+        try:
+            if not _rename_to_free(fresh, copy):
+                raise LabError(f"{copy}: somebody else made it at this moment; yours is {aside or 'not touched'}")
+        except OSError:
+            if aside is not None:
+                _rename_to_free(copy.with_name(aside), copy)
+            raise
+    return ([f"{MY_NOTEBOOKS / aside}: your copy as it was"] if aside else []) + lines
 
 
 def _pristine(lesson: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import logbook
 from .lessons import LESSONS, Exercise, lesson
-from .places import find_root
+from .places import project_of_kernel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_scratch: list[Path] = []  # the one of this process
+_scratch: list[Path] = []  # of this process; the last one is in use
+_keepers: list[subprocess.Popen[bytes]] = []  # each holds a pipe for as long as this process lives
 
 
 def setup() -> None:
@@ -32,25 +35,31 @@ def setup() -> None:
 
     torch.set_num_threads(1)
     if not _scratch:
-        logbook.keep_in(find_root(Path.cwd()))
-        _scratch.append(_make_scratch())
+        logbook.keep_in(project_of_kernel())
         shell = _shell()
         if shell is not None:
             shell.events.register("post_run_cell", _explain_missing_answer)
-    os.chdir(_scratch[0])
+    if not _scratch or not _scratch[-1].is_dir():  # somebody who tidies up may have removed it
+        _scratch.append(_make_scratch())
+    os.chdir(_scratch[-1])
 
 
 def _make_scratch() -> Path:
     folder = tempfile.mkdtemp(prefix="koemorph-lesson-")
-    # It holds the other end of a pipe that nobody writes to: when this process ends, even by SIGKILL, it reads the end
-    # of it and removes the folder.
-    subprocess.Popen(  # the pipe stays open for as long as this process lives
-        ["sh", "-c", 'cat >/dev/null; rm -rf -- "$1"', "sh", folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    # The shell holds the other end of a pipe that nobody writes to: when this process ends, even by SIGKILL, it reads
+    # the end of it and removes the folder.
+    try:
+        keeper = subprocess.Popen(
+            ["sh", "-c", 'cat >/dev/null; rm -rf -- "$1"', "sh", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:  # no shell: then an end by SIGKILL leaves the folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    else:
+        _keepers.append(keeper)
     return Path(folder)
 
 
@@ -67,7 +76,8 @@ def _explain_missing_answer(result: Any) -> None:
         return
     for number in LESSONS:
         for name, asked in lesson(number).questions.items():
-            if isinstance(asked, Exercise) and asked.answer == error.name and f'"{name}"' in result.info.raw_cell:
+            in_cell = re.search(rf"check\(\s*['\"]{name}['\"]", result.info.raw_cell)
+            if isinstance(asked, Exercise) and asked.answer == error.name and in_cell:
                 print(
                     f"{name} checks `{asked.answer}`, which is not defined: write it anew, or bring the lesson back "
                     f"with `koemorph lab --reset {number}` (your copy is moved aside, not lost)"

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.durable import write_file
 from koemorph_tutorial.records import UnsupportedCheckpointError
+from koemorph_tutorial.text import printable
 
 from .lessons import LESSONS, Choice, Exercise, lesson
 
@@ -50,12 +51,11 @@ def record(number: str, *, answer: str | None = None, passed: bool | None = None
         with _alone(_file.parent):
             questions = read(_file)
             entry = questions.setdefault(number, {"attempts": 0, "passed": False})
-            if answer is not None:
-                entry["answer"] = answer
+            if answer not in (None, entry.get("answer")):  # another answer is judged anew
+                entry |= {"answer": answer, "attempts": 0, "passed": False}
             if passed is not None:
                 entry["attempts"] += 1
-                # An exercise that passed once has passed; of an answer by letter the newest counts.
-                entry["passed"] = passed or (entry["passed"] and answer is None)
+                entry["passed"] |= passed  # what passed once has passed
             entry["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             text = json.dumps({"version": VERSION, "questions": questions}, indent=1, sort_keys=True)
             write_file(_file, lambda file: file.write(text.encode()))
@@ -96,7 +96,8 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: the file is still written at once
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -125,18 +126,19 @@ def _state(asked: Choice | Exercise, entry: dict[str, Any]) -> str:
     if isinstance(asked, Exercise):
         return f"{'passed' if passed else 'not yet'}, {attempts} {'try' if attempts == 1 else 'tries'}"
     if asked.right is None or not attempts:  # nothing to be right about, or a prediction before its experiment
-        return str(answer)
-    return f"{answer}, {'right' if passed else f'it was {asked.right}'}"
+        return printable(str(answer))
+    return f"{printable(str(answer))}, {'right' if passed else f'it was {asked.right}'}"
 
 
 def to_table(questions: dict[str, dict[str, Any]]) -> Table:
     """Return the rows as a table."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="your progress", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("question")
     table.add_column("so far", no_wrap=True)
     for row in rows(questions):
-        table.add_row(row.number, row.asks, row.state)
+        table.add_row(row.number, row.asks, Text(row.state))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from koemorph_tutorial.records import CheckpointError
 
 NOTEBOOKS = Path("notebooks")
 MY_NOTEBOOKS = Path("outputs/my-notebooks")
+PROJECT_VARIABLE = "KOEMORPH_PROJECT"  # handed to JupyterLab and its kernels: outputs/ may be a link to elsewhere
 
 _LESSON = re.compile(r"\d\d_[a-z][a-z_]*")
 
@@ -29,6 +31,15 @@ def find_root(start: Path) -> Path | None:
                 return folder
         except (OSError, ValueError, LookupError, TypeError):  # absent, unreadable, or of something else
             continue
+    return None
+
+
+def project_of_kernel() -> Path | None:
+    """Return the project that a lesson is part of, by the current folder or by who started its kernel."""
+    if PROJECT_VARIABLE in os.environ:
+        return Path(os.environ[PROJECT_VARIABLE])
+    with suppress(FileNotFoundError):  # the current folder was removed
+        return find_root(Path.cwd())
     return None
 
 

@@ -1,13 +1,8 @@
-"""Lesson 01: what a run is made of.
-
-The answers are tried on a small network with a part that only a whole checkpoint brings back: AdamW's memory, the
-running statistics of a BatchNorm.
-"""
+"""Lesson 01: what a run is made of."""
 
 from __future__ import annotations
 
 import copy
-import io
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.teaching.lessons import (
@@ -15,10 +10,20 @@ from koemorph_tutorial.teaching.lessons import (
     Exercise,
     Lesson,
     Misconception,
-    NotAttemptedError,
     Option,
     WrongAnswerError,
 )
+from koemorph_tutorial.teaching.trial import (
+    first_line,
+    is_nothing,
+    raise_for_nothing,
+    result_of,
+    same,
+    small_run,
+    through_a_file,
+    train,
+)
+from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -73,95 +78,29 @@ PREDICTION = Choice(
 # ------------------------------------------------------------------------------------------------ 01.3
 
 
-def _trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    import torch
-
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    _train(model, optimizer)
-    return model, optimizer
-
-
-def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    import torch
-
-    for scale in (1.0, -2.0, 3.0):
-        batch = scale * torch.linspace(-1, 1, 32).reshape(8, 4).sin()
-        loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def _result_of(function: Any, *arguments: Any) -> Any:
-    """Return what a reader's function returns.
-
-    Raises:
-        NotAttemptedError: nothing, and it does nothing. WrongAnswerError: nothing, though it does something.
-    """
-    result = function(*arguments)
-    if result is None or result is ...:
-        code = getattr(function, "__code__", None)
-        if code is not None and not code.co_names:  # it uses no name, so it is the stub
-            raise NotAttemptedError
-        raise WrongAnswerError(f"`{getattr(function, '__name__', 'it')}` returned nothing: is `return` missing?")
-    return result
-
-
-def _through_a_file(state: Any) -> Any:
-    """Return what comes back when `state` is saved and safely loaded.
-
-    Raises:
-        WrongAnswerError: it cannot be.
-    """
-    import torch
-
-    file = io.BytesIO()
-    try:
-        torch.save(state, file)
-        file.seek(0)
-        return torch.load(file, weights_only=True)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WrongAnswerError(f"`torch.save` and a safe `torch.load` do not bring it back: {reason}") from error
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Compare numbers, tensors and containers of them."""
-    import torch
-
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
-
-
 def _examine_checkpoint(checkpoint_of: Any) -> None:
-    model, optimizer = _trained()
-    saved = _result_of(checkpoint_of, model, optimizer)
+    model, optimizer = small_run()
+    saved = result_of(checkpoint_of, model, optimizer)
     if not isinstance(saved, dict) or not {"model_state_dict", "optimizer_state_dict"} <= set(saved):
         raise WrongAnswerError("expected a dict with `model_state_dict` and `optimizer_state_dict`, as it was at first")
-    state = saved["optimizer_state_dict"]
-    if state is None or state is ...:
-        raise NotAttemptedError
+    state, weights = saved["optimizer_state_dict"], saved["model_state_dict"]
+    if is_nothing(state):
+        raise_for_nothing(checkpoint_of, "the value of `optimizer_state_dict` is None", frozenset({"state_dict"}))
+    if not isinstance(weights, dict) or set(weights) != set(model.state_dict()):
+        raise WrongAnswerError("`model_state_dict` was the state of the model, and no longer is")
     wrong = _wrong_state(state, model)
     if wrong:
         raise WrongAnswerError(wrong)
-    back = _through_a_file(saved)
-    again, fresh = _trained()
+    back = through_a_file(saved)
+    again, fresh = small_run()
     try:
         again.load_state_dict(back["model_state_dict"])
         fresh.load_state_dict(back["optimizer_state_dict"])
     except Exception as error:
-        raise WrongAnswerError(
-            f"it was saved, but a fresh network and a fresh optimizer cannot load it: {str(error).splitlines()[0]}"
-        ) from error
-    _train(model, optimizer)
-    _train(again, fresh)
-    if not _same(list(again.parameters()), list(model.parameters())):
+        raise WrongAnswerError(f"it was saved, but a fresh run cannot load it: {first_line(error)}") from error
+    train(model, optimizer)
+    train(again, fresh)
+    if not same(list(again.parameters()), list(model.parameters())):
         raise WrongAnswerError("a run that came back from it is not bitwise equal to the one that never stopped")
 
 
@@ -171,17 +110,20 @@ def _wrong_state(state: Any, model: torch.nn.Module) -> str | None:
 
     if isinstance(state, torch.optim.Optimizer):
         return "object"
-    if callable(state):
+    if callable(state) and getattr(state, "__name__", "") == "state_dict":
         return "brackets"
-    if isinstance(state, list) and state and all(isinstance(group, dict) for group in state):
+    if isinstance(state, (list, tuple)) and state and all(isinstance(g, dict) and "params" in g for g in state):
         return "groups"
-    if isinstance(state, dict) and state and set(state) == set(model.state_dict()):
-        return "weights"
-    if isinstance(state, dict) and {"state", "param_groups"} <= set(state):
+    if not isinstance(state, dict):
+        return f"expected the state of the optimizer, a dict, found {printable(type(state).__name__)}"
+    if {"state", "param_groups"} <= set(state):
         return None if state["state"] else "fresh"
-    if isinstance(state, dict) and state and all(isinstance(key, (int, torch.Tensor)) for key in state):
+    if state and set(state) == set(model.state_dict()):
+        return "weights"
+    if state and all(isinstance(value, dict) and "exp_avg" in value for value in state.values()):
         return "half"
-    return f"expected the state of the optimizer, a dict, found {type(state).__name__}: {str(state)[:60]}"
+    keys = printable(", ".join(str(key) for key in state) or "nothing in it", 80)
+    return f"expected the state of the optimizer, found a dict with other things in it: {keys}"
 
 
 def _checkpoint(line: str) -> str:
@@ -210,8 +152,8 @@ CHECKPOINT = Exercise(
             example=_checkpoint("optimizer.state_dict"),
         ),
         "groups": Misconception(
-            says="`param_groups` are the settings (lr, betas, …) and the live weights. What the optimizer remembers, a "
-            "mean per weight, is not in them.",
+            says="`param_groups` are the settings: lr, betas, …, and which weights they are for. What the optimizer "
+            "remembers, two numbers per weight, is not in them.",
             example=_checkpoint("optimizer.param_groups"),
         ),
         "half": Misconception(
@@ -242,27 +184,33 @@ CHECKPOINT = Exercise(
 def _examine_photo(photo_of: Any) -> None:
     import torch
 
-    model, optimizer = _trained()
+    model, optimizer = small_run()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    photo = _result_of(photo_of, model)
+    photo = result_of(photo_of, model)
+    live = {value.data_ptr() for value in model.state_dict().values()}
     if isinstance(photo, torch.nn.Module):
-        raise WrongAnswerError("itself" if photo is model else "module")
-    if isinstance(photo, dict) and any(
-        callable(value) and not isinstance(value, torch.nn.Module) for value in photo.values()
-    ):
+        raise WrongAnswerError(
+            "itself" if live & {value.data_ptr() for value in photo.state_dict().values()} else "module"
+        )
+    if isinstance(photo, dict) and any(callable(value) for value in photo.values()):
         raise WrongAnswerError("the dict holds methods, not tensors: the brackets that call them are missing")
     if not isinstance(photo, dict) or not all(isinstance(value, torch.Tensor) for value in photo.values()):
         raise WrongAnswerError("expected the state as a dict from names to tensors, which `load_state_dict` takes")
     unknown, missing = set(photo) - set(before), set(before) - set(photo)
     if unknown:
-        raise WrongAnswerError(f"`{min(map(str, unknown))}` is no name in this model: whose state is it?")
-    if missing and not missing & {name for name, _ in model.named_parameters()}:
+        raise WrongAnswerError(
+            f"`{printable(min(map(str, unknown)), 60)}` is no name in this model: whose state is it?"
+        )
+    if missing == {name for name, _ in model.named_buffers()}:
         raise WrongAnswerError("parameters")
     if missing:
         raise WrongAnswerError(f"`{min(missing)}` is missing in the photo")
-    _train(model, optimizer)
-    if {value.data_ptr() for value in model.state_dict().values()} & {value.data_ptr() for value in photo.values()}:
+    shared = [name for name, value in photo.items() if value.data_ptr() in live]
+    if len(shared) == len(photo):
         raise WrongAnswerError("live" if hasattr(photo, "_metadata") else "shallow")
+    if shared:
+        raise WrongAnswerError(f"`{shared[0]}` in the photo is the model's own tensor, not a copy")
+    train(model, optimizer)
     changed = [name for name in before if not torch.equal(before[name], photo[name])]
     if changed:
         raise WrongAnswerError(f"`{changed[0]}` in the photo is not what it was in the model when the photo was taken")
@@ -283,12 +231,12 @@ PHOTO = Exercise(
     examine=_examine_photo,
     misconceptions={
         "live": Misconception(
-            says="We took your photo, trained on, and looked at it: it showed the newer weights. `state_dict()` hands "
-            "out the live tensors, and training writes into them.",
+            says="Train on, and this photo shows the newer weights: `state_dict()` hands out the live tensors, and "
+            "training writes into them.",
             example=_photo("model.state_dict()"),
         ),
         "shallow": Misconception(
-            says="A new dict, but around the same tensors: it was trained along with the model. `.copy()`, `dict(…)` "
+            says="A new dict, but around the same tensors: it trains along with the model. `.copy()`, `dict(…)` "
             "and `.detach()` do not copy numbers.",
             example=_photo("model.state_dict().copy()"),
         ),
@@ -298,7 +246,8 @@ PHOTO = Exercise(
             example=_photo("{name: weight.detach().clone() for name, weight in model.named_parameters()}"),
         ),
         "itself": Misconception(
-            says="This is the model itself, and it trains on. We want its state, and a copy of that.",
+            says="This is the model itself, or a network around the same tensors, and it trains on. We want the state, "
+            "and a copy of it.",
             example=_photo("model"),
         ),
         "module": Misconception(
@@ -320,31 +269,37 @@ PHOTO = Exercise(
 def _examine_loudness(loudness: Any) -> None:
     import torch
 
-    batches = [torch.full((2,), value) for value in (1.0, 8.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
+    batches = [torch.full((2,), value) for value in (0.1, 8.3, 2.7, 3.1, 4.9, 5.3, 6.1)]
     running, back = loudness(), loudness()
     for batch in batches[:4]:
         running.hear(batch)
-    then = copy.deepcopy(vars(running))
-    state = _result_of(running.state_dict)
+    then = _attributes(running)
+    state = result_of(running.state_dict)
     if not isinstance(state, dict):
         raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
     if any(isinstance(value, loudness) for value in state.values()):
         raise WrongAnswerError("object")
-    saved = _through_a_file(state)
+    saved = through_a_file(state)
     goes_on = [running.hear(batch) for batch in batches[4:]]
-    if not _same(_through_a_file(state), saved):
+    if not same(through_a_file(state), saved):
         raise WrongAnswerError("live")
-    untouched = copy.deepcopy(vars(back))
+    back.hear(batches[5])  # it may have a life of its own already
+    untouched = _attributes(back)
     back.load_state_dict(copy.deepcopy(saved))
-    filled = copy.deepcopy(vars(back))
-    if _same([back.hear(batch) for batch in batches[4:]], goes_on) and back.batches == running.batches:
+    filled = _attributes(back)
+    if same([back.hear(batch) for batch in batches[4:]], goes_on) and back.batches == running.batches:
         return
-    if _same(filled, untouched):
+    if same(filled, untouched):
         raise WrongAnswerError("unfilled")
-    lost = [value for name, value in then.items() if not _same(filled.get(name), value)]
-    if all(any(_same(value, kept) for kept in saved.values()) for value in lost):
+    lost = [value for name, value in then.items() if not same(filled.get(name), value)]
+    if all(any(same(value, kept) for kept in saved.values()) for value in lost):
         raise WrongAnswerError("unrestored")
     raise WrongAnswerError("part")
+
+
+def _attributes(item: object) -> dict[str, Any]:
+    """Return the two attributes of a reader's object, as they are now."""
+    return {name: copy.copy(getattr(item, name, None)) for name in ("peaks", "batches")}
 
 
 def _loudness(save: str, load: str) -> str:
@@ -393,8 +348,8 @@ LOUDNESS = Exercise(
             example=_loudness('return {"peaks": list(self.peaks)}', 'self.peaks = list(state["peaks"])'),
         ),
         "unrestored": Misconception(
-            says="Everything was saved, but not all of it was put back as it was: `load_state_dict` has to set both "
-            "`self.peaks` and `self.batches` to what is in the state.",
+            says="All of it was saved, but it was not put back as it was: `load_state_dict` has to set both "
+            "`self.peaks` and `self.batches` to what is in the state, whatever was there before.",
             example=_loudness(
                 'return {"peaks": list(self.peaks), "batches": self.batches}', 'self.peaks = list(state["peaks"])'
             ),
@@ -417,7 +372,7 @@ LOUDNESS = Exercise(
 
 
 LESSON = Lesson(
-    title="A run is more than its weights",
+    title="What a run is made of",
     prediction="01.2",
     questions={"01.1": HABIT, "01.2": PREDICTION, "01.3": CHECKPOINT, "01.4": PHOTO, "01.5": LOUDNESS},
 )

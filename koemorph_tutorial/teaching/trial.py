@@ -1,0 +1,109 @@
+"""What the exercises try answers on: a small run, a trip through a file, and comparisons.
+
+The run has two parts that only a whole checkpoint brings back: AdamW's memory, and the running statistics of BatchNorm.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from koemorph_tutorial.text import printable
+
+from .lessons import NotAttemptedError, WrongAnswerError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def small_run() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Return a network and its optimizer after three batches."""
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    train(model, optimizer)
+    return model, optimizer
+
+
+def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Train for three batches, always the same."""
+    import torch
+
+    for scale in (1.0, -2.0, 3.0):
+        batch = scale * torch.linspace(-1, 1, 32).reshape(8, 4).sin()
+        loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def result_of(function: Any, *arguments: Any, stub: frozenset[str] = frozenset()) -> Any:
+    """Return what a reader's function returns; `stub` are the names that the stub uses.
+
+    Raises:
+        NotAttemptedError: nothing, and it is the stub. WrongAnswerError: nothing, though it does something.
+    """
+    result = function(*arguments)
+    if is_nothing(result):
+        raise_for_nothing(
+            function, f"`{getattr(function, '__name__', 'it')}` returned nothing: is `return` missing?", stub
+        )
+    return result
+
+
+def is_nothing(value: Any) -> bool:
+    """Say whether a value is that of a stub."""
+    return value is None or value is ...
+
+
+def raise_for_nothing(function: Any, says: str, stub: frozenset[str]) -> None:
+    """Raise NotAttemptedError if the function is still the stub, else WrongAnswerError."""
+    code = getattr(function, "__code__", None)
+    if code is not None and set(code.co_names) <= stub:
+        raise NotAttemptedError
+    raise WrongAnswerError(says)
+
+
+def through_a_file(state: Any) -> Any:
+    """Return what comes back when `state` is saved and safely loaded.
+
+    Raises:
+        WrongAnswerError: it cannot be.
+    """
+    import torch
+
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+    except Exception as error:
+        refused = re.search(r"GLOBAL (\S+)|unsupported (?:class|operand|global) (\S+)", str(error))
+        what = f"it holds `{refused[1] or refused[2]}`" if refused else first_line(error)
+        raise WrongAnswerError(
+            f"a safe `torch.load` does not bring it back: {printable(what)}. Numbers, text and tensors are safe, and "
+            "lists and dicts of them"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch puts a heading first, and what is the matter below it.
+    said = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else ""
+    return printable(f"{type(error).__name__}: {said}", 300)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Compare numbers, tensors and containers of them."""
+    import torch
+
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
