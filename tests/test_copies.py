@@ -243,13 +243,17 @@ def test_the_lab_opens_the_first_copy_in_this_environment(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     became: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: became.append([program, *arguments]))
+
+    def execve(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        became.append([program, *arguments, environment["KOEMORPH_PROJECT"]])
+
+    monkeypatch.setattr(os, "execve", execve)
     for user in (1000, 0):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         launch(root)
     python = [sys.executable, sys.executable, "-P", "-m", "jupyterlab"]
     where = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{FOLDER}/01_state.ipynb"]
-    assert [[*python, *where], [*python, *where, "--allow-root"]] == became
+    assert [[*python, *where, str(root)], [*python, *where, "--allow-root", str(root)]] == became
     assert capsys.readouterr().out.splitlines() == [
         f"{FOLDER}: new: 01_state, 02_storage",
         f"{FOLDER}: kept as you left it: 01_state, 02_storage",

@@ -41,9 +41,9 @@ def launch(root: Path) -> None:
     ]
     if os.geteuid() == 0:  # it does not start for root otherwise
         options.append("--allow-root")
-    os.environ[PROJECT_VARIABLE] = str(root)
     # -P: a file of the current folder named like one of Python's own modules is not mistaken for it.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *options])
+    command = [sys.executable, "-P", "-m", "jupyterlab", *options]
+    os.execve(sys.executable, command, {**os.environ, PROJECT_VARIABLE: str(root)})
 
 
 def make_copies(root: Path) -> list[str]:
