@@ -154,31 +154,37 @@ def test_a_lesson_runs_in_its_working_copy(project: Path, lab: str, page: Page, 
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_every_answer_is_answered(project: Path, lab: str, page: Page, screenshots: Path, lesson: str) -> None:
-    cells = [{"cell_type": "code", "source": source} for source in answers_to(lesson[:2])]
+    answers = list(answers_to(lesson[:2]))
+    sources = ["import torch\nfrom koemorph_tutorial.teaching import check, predict, reveal, setup\n\nsetup()"]
+    sources += [source for source, _ in answers]
+    cells = [{"cell_type": "code", "source": source} for source in sources]
     for number, cell in enumerate(cells):
         cell |= {"execution_count": None, "id": str(number), "metadata": {}, "outputs": []}
     notebook = project / f"outputs/my-notebooks/answers-{lesson}.ipynb"
     kernel = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}}
     write(notebook, {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
     run_all(page, in_its_own_workspace(lab, notebook), notebook)
-    assert len(cells) - 1 == page.locator(".jp-OutputArea").filter(has_text=f"{lesson[:2]}.").count()
+    shown = [" ".join(text.split()) for text in page.locator(".jp-OutputArea").all_text_contents()]
+    shown = [text for text in shown if f"{lesson[:2]}." in text]
+    assert len(answers) == len(shown)
+    assert [] == [says for (_, says), text in zip(answers, shown, strict=True) if says.replace("`", "") not in text]
     photograph_all(page, screenshots / f"{lesson}-answers")
 
 
-def answers_to(number: str) -> Iterator[str]:
-    """Yield a cell for every option, every misconception and every solution of a lesson."""
-    yield "from koemorph_tutorial.teaching import check, predict, reveal, setup\nsetup()"
+def answers_to(number: str) -> Iterator[tuple[str, str]]:
+    """Yield a cell for every option, every misconception and every solution of a lesson, and what is said to it."""
     asked = lessons.lesson(number)
     for name, question in asked.questions.items():
         if isinstance(question, lessons.Exercise):
-            for source in (*(wrong.example for wrong in question.misconceptions.values()), question.solution):
-                yield f'{source}\ncheck("{name}", {question.answer})'
+            answers = [(wrong.example, wrong.says) for wrong in question.misconceptions.values()]
+            for source, says in [*answers, (question.solution, question.why)]:
+                yield f'{source}\n\ncheck("{name}", {question.answer})', says
         elif name == asked.prediction:
-            for letter in question.options:
-                yield f'predict("{name}", "{letter}")\nreveal("{name}", happened="{question.right}")'
+            for letter, option in question.options.items():
+                yield f'predict("{name}", "{letter}")\nreveal("{name}", happened="{question.right}")', option.reply
         else:
-            for letter in question.options:
-                yield f'check("{name}", "{letter}")'
+            for letter, option in question.options.items():
+                yield f'check("{name}", "{letter}")', option.reply
 
 
 def in_its_own_workspace(lab: str, notebook: Path) -> str:
