@@ -17,19 +17,19 @@
 # **Promise:** after this lesson you know what a training run is made of, and can prove that a file holds all of it.
 #
 # You will be able to
-# - explain what a run loses when only its weights come back;
-# - write a checkpoint from which training goes on as if it had never stopped, to the last bit;
-# - keep the best weights in memory without losing them.
+# - say what a run needs to go on, and why;
+# - write a checkpoint, a file from which training goes on as if it had never stopped, to the last bit;
+# - keep a copy of the best weights that later training cannot change.
 #
-# About 20 minutes to read, 15 to practise. You need to have trained one network; it does not matter which.
+# About 20 minutes to read, 15 to practise. You need to have trained one network.
 #
-# The ten lessons put one recipe to the test: how a real project, KoeMorph, saves its training. It writes a dict of weights, optimizer and scheduler every few epochs, keeps a `best_model.pth` and a `last_model.pth`, and looks finished. This lesson takes its parts 1 (when to save) and 2 (what to save). The map shows three ways through all ten:
+# The ten lessons put a recipe to the test: how KoeMorph, a project that moves a face to the sound of a voice, saves its training. It looks finished. This lesson takes its first two parts, when to save and what. The map shows three ways through all ten:
 #
 # ![Ten lessons on three lines that meet in lesson 10. my run crashed: 01, 02, 03; I pay for disks: 05, 06, 07; I inherit files: 04, 08, 09.](../notebooks/images/map.png)
 #
 # **日本語:** 学習を途中で止めて再開するには、何をファイルに残せばよいでしょうか。このレッスンでは、重みだけを残した学習を実際に再開し、何が起きるかを予想して確かめます。最後に、止めなかった学習とビット単位で同じ続きができるチェックポイントを作ります。
 #
-# Run the cells from top to bottom with Shift+Enter, the first one first: it also gives the lesson a scratch folder for its files, which vanishes afterwards. A question about yourself to begin with: **if your last training run had been killed a minute before its end, what would have been left?**
+# Run the cells from top to bottom with Shift+Enter. The first one gives the lesson a scratch folder for its files, which vanishes afterwards. A question about yourself to begin with: **if your last training run had been killed a minute before its end, what would have been left?**
 #
 # - a) Nothing: I do not save, or only at the end.
 # - b) The weights.
@@ -43,11 +43,11 @@ setup()
 check("01.1", None)  # put "a", "b", "c" or "d" in place of None, and run the cell again
 
 # %% [markdown]
-# ## Predict: Friday evening, Monday morning
+# ## Predict: Friday evening
 #
-# A small network learns to move a face to the sound of a voice. Its optimizer is AdamW. On Friday evening the weights are saved and the computer is switched off. On Monday they are loaded into a fresh network, with a fresh AdamW of the same settings, and training goes on.
+# A small network learns to move a face to the sound of a voice, with AdamW. On Friday evening its weights are saved and the computer is switched off. On Monday the script is started again: it makes the network and the optimizer as it always does, loads the weights, and training goes on.
 #
-# In the next room stands a twin: until Friday the same run, but never switched off. Both get the same next batch now, with the same random numbers. **Are their weights equal after it?**
+# In the next room stands a twin: until Friday the same run, but never switched off. Both now get the same batch, with the same random numbers. **Are their weights equal after it?**
 #
 # - a) Yes. Same weights, same batch, so the same step.
 # - b) Yes at first; rounding errors pull the two apart after some batches.
@@ -57,9 +57,9 @@ check("01.1", None)  # put "a", "b", "c" or "d" in place of None, and run the ce
 predict("01.2", None)  # "a", "b" or "c"
 
 # %% [markdown]
-# ## Break: the optimizer forgets
+# ## Break: Monday morning
 #
-# Many projects save less than the recipe does. They write one line, `torch.save(model.state_dict(), …)`, where `state_dict()` is a dict from names to tensors: the weights. So do we on this Friday.
+# Many projects save less than the recipe does, by one line, `torch.save(model.state_dict(), …)`, where `state_dict()` is a dict from names to tensors: the weights. So do we on this Friday.
 
 # %%
 import torch
@@ -99,16 +99,17 @@ for epoch in range(4):
 torch.save(twin.state_dict(), "weights.pth")
 
 # Monday morning.
-monday, fresh_optimizer = begin()
+monday, monday_optimizer = begin()
 monday.load_state_dict(torch.load("weights.pth"))
 print("equal weights before the batch:", equal(monday.parameters(), twin.parameters()))
 
 # One batch for each of the two: snippets 0 to 7.
-for model, optimizer in ((twin, twin_optimizer), (monday, fresh_optimizer)):
+for model, optimizer in ((twin, twin_optimizer), (monday, monday_optimizer)):
     torch.manual_seed(1)  # so that dropout drops the same in both
     train(model, optimizer, [range(8)])
 
-gradients = [[weight.grad for weight in model.parameters()] for model in (twin, monday)]
+pair = {"never stopped": twin, "weights alone": monday}
+gradients = [[weight.grad for weight in model.parameters()] for model in pair.values()]
 print("equal gradients in the batch:  ", equal(*gradients))
 print("equal weights after the batch: ", equal(monday.parameters(), twin.parameters()))
 
@@ -118,52 +119,50 @@ reveal("01.2", happened="a" if equal(monday.parameters(), twin.parameters()) els
 # %% [markdown]
 # ## Why: a step is made of memory
 #
-# A gradient says which way is downhill. How far to go is for the optimizer to decide, and AdamW decides it by what it has seen. For each weight it remembers two numbers: $m$, a running mean of the gradient, and $v$, one of its square. The weight moves by about
+# A gradient says which way is uphill. How far to step the other way is for the optimizer to decide, and AdamW decides it from what it has seen. For each weight it remembers two numbers, both corrected for how little they have seen: $m$, a running mean of the gradient, and $v$, a running mean of its square. The weight moves by about
 #
-# $$\text{learning rate} \times \frac{m}{\sqrt{v}}$$
+# $$-\text{learning rate} \times \frac{m}{\sqrt{v}}$$
 #
-# ([Adam, Kingma & Ba 2015](https://arxiv.org/abs/1412.6980); AdamW adds weight decay). Take a weight whose gradient is +1, −1, +1, −1: its mean is about 0, $\sqrt{v}$ is 1, so it hardly moves. That is a careful step. A fresh optimizer has seen only the last gradient, −1: now $m$ is −1, $\sqrt{v}$ is 1, and **the weight leaps by the whole learning rate**. A gradient of −0.001 does the same: −0.001 / 0.001.
+# ([Adam, Kingma & Ba 2015](https://arxiv.org/abs/1412.6980); AdamW adds weight decay). Take a weight whose gradient is +1, −1, +1, −1: $m$ is about 0 and $\sqrt{v}$ is 1, so it hardly moves. That is a careful step. A fresh optimizer has seen the last gradient only: $m$ is −1, $\sqrt{v}$ is 1, and **the weight leaps by the whole learning rate**. With a gradient of −0.001 it does the same: −0.001 / 0.001.
 
 # %%
 from koemorph_tutorial.teaching import figures
 
-pair = {"never stopped": twin, "weights alone": monday}
 show(*figures.after_one_batch(torch.load("weights.pth"), pair, audio, faces, lr=5e-3))
 
 # %% [markdown]
-# It happens in good houses. [PyTorch's own ImageNet example](https://github.com/pytorch/examples/pull/141) resumed without its optimizer, and so without its momentum, until a user sent the missing lines in 2017.
+# It happens to experts. [PyTorch's own ImageNet example](https://github.com/pytorch/examples/pull/141) resumed without its optimizer, and so without its momentum (an $m$), until a user sent the missing lines in 2017.
 #
-# > **Trap.** No error is raised, and training goes on. You get a run. It is only not the one that you paid for.
+# > **Trap.** No error is raised. In a run as small as this the loss may even recover within epochs. You get a run. It is only not the one that you paid for.
 #
 # ## Repair: save all that the next batch depends on
 #
-# By hand it is a dict. The recipe has its first three entries; `rng_state` is the one that it lacks.
+# Without a library you write a dict. The recipe has its first two entries (and the learning rate schedule, which this run has not); the third is the one that the recipe lacks. We save after one epoch and let the twin train another.
 
 # %%
 torch.manual_seed(0)
-steady, steady_optimizer = begin()
-train(steady, steady_optimizer, torch.randperm(320).split(8))
+twin, twin_optimizer = begin()
+train(twin, twin_optimizer, torch.randperm(320).split(8))
 
 checkpoint = {
-    "epoch": 0,
-    "model_state_dict": steady.state_dict(),
-    "optimizer_state_dict": steady_optimizer.state_dict(),
-    "rng_state": torch.get_rng_state(),  # decides the next order of the snippets and the next dropout
+    "model_state_dict": twin.state_dict(),
+    "optimizer_state_dict": twin_optimizer.state_dict(),
+    "rng_state": torch.get_rng_state(),  # the next order, the next dropout; on a GPU also torch.cuda's
 }
 torch.save(checkpoint, "checkpoint.pth")  # Friday
-train(steady, steady_optimizer, torch.randperm(320).split(8))  # the one that stays on: another epoch
+train(twin, twin_optimizer, torch.randperm(320).split(8))
 
-back = torch.load("checkpoint.pth")  # Monday
-returned, returned_optimizer = begin()
-returned.load_state_dict(back["model_state_dict"])
-returned_optimizer.load_state_dict(back["optimizer_state_dict"])
-torch.set_rng_state(back["rng_state"])
-train(returned, returned_optimizer, torch.randperm(320).split(8))
+saved = torch.load("checkpoint.pth")  # Monday
+monday, monday_optimizer = begin()
+monday.load_state_dict(saved["model_state_dict"])
+monday_optimizer.load_state_dict(saved["optimizer_state_dict"])
+torch.set_rng_state(saved["rng_state"])
+train(monday, monday_optimizer, torch.randperm(320).split(8))
 
-print("bitwise equal:", equal(returned.parameters(), steady.parameters()))
+print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 
 # %% [markdown]
-# The last line is the **proof**: forty batches later, not one bit differs. Put a `#` before one of the three lines that load something, and run the cell again: does it stay True for any of them?
+# The last line is the **proof**: forty batches later, not one bit differs. Put a `#` before one of the three lines that follow `begin()` and run the cell again: can any of them be spared? (None can.)
 #
 # Real runs have more parts, and somebody has forgotten each of them:
 #
@@ -171,19 +170,19 @@ print("bitwise equal:", equal(returned.parameters(), steady.parameters()))
 # | --- | --- |
 # | the weights, and the running statistics of BatchNorm | there is no run |
 # | the optimizer | the leap that you saw |
-# | the learning rate schedule | the learning rate starts again |
+# | the learning rate schedule | it starts again, and the learning rate is wrong |
 # | random numbers: Python's, numpy's, torch's | another order, other dropout |
 # | where the run is: epoch, batch | an epoch is trained twice (lesson 03) |
 # | the best loss so far | a worse epoch becomes `best_model.pth` (lesson 03) |
 # | settings, versions, git commit | nobody can say what made the file |
 #
-# The library's [`state.build`](../koemorph_tutorial/state.py) collects them all in one dict. You rarely call it: `CheckpointManager` does, and it decides **when a save is due**, which the recipe does with a few `if`s. Nothing trains in the next cell. Seven made-up losses show what is written after which epoch, and why; then we look into a file.
+# The package of these lessons collects what you hand to it, and most of the rest by itself, in [`state.build`](../koemorph_tutorial/state.py). You rarely call that: `CheckpointManager` does, and it decides **when a save is due**, for which the recipe has a few `if`s. Nothing trains in the next cell. Seven made-up losses show what is written after which epoch, and why; then we look into a file.
 
 # %%
 from koemorph_tutorial import CheckpointManager, inspect_checkpoint
 
 losses = [0.9, 0.7, 0.8, 0.75, 0.6, 0.72, 0.65]
-with CheckpointManager("run", {"model": steady, "optimizer": steady_optimizer}, save_freq=3) as checkpoints:
+with CheckpointManager("run", {"model": twin, "optimizer": twin_optimizer}, save_freq=3) as checkpoints:
     for epoch in checkpoints.epochs(7):
         print(f"epoch {epoch}:", checkpoints.save({"loss": losses[epoch]}))
 
@@ -192,7 +191,7 @@ for part in inspect_checkpoint("run/last_model.pth").tensors.children:
     print(f"{part.numbers:7,} numbers in {part.name}")
 
 # %% [markdown]
-# Epochs count from 0, so 0, 3 and 6 are due. Epochs 2 and 5 were neither due nor better: nothing was written, and a crash at that moment would cost them; what that is worth is lesson 05. Two thirds of the file are the memory of AdamW. And if you run the cell again, the manager finds its run in the folder, finished, and does nothing.
+# Epochs count from 0, so 0, 3 and 6 are due. Epochs 2 and 5 were neither due nor better: nothing was written, and a crash at that moment would cost them (how much to risk is the subject of lesson 05). Two thirds of the numbers are AdamW's memory. Run the cell again, and the manager finds its run finished: it brings the state back and trains nothing.
 #
 # ## Practise
 #
@@ -214,7 +213,7 @@ check("01.3", checkpoint_of)
 # %% [markdown]
 # ### 01.4 ●● A photo of the best (5 minutes, essential)
 #
-# No file this time: you keep the weights of the best epoch in memory, to go back to them at the end. `model.state_dict()` looks like a photo of the model, but it is a window.
+# No file this time: you keep the weights of the best epoch in memory, to go back to them at the end. You need a photo of the model, and `model.state_dict()` is not one yet.
 
 
 # %%

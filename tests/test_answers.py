@@ -184,6 +184,11 @@ def test_a_wrong_prediction_is_set_beside_what_happened(capsys: pytest.CaptureFi
     ] == said
 
 
+def test_a_capital_letter_is_the_same_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    predict("01.2", " C ")  # type: ignore[arg-type]
+    assert capsys.readouterr().out.startswith("01.2: noted. c) ")
+
+
 def test_a_right_prediction_and_none_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     options = CHOICES["01.2"].options
     predict("01.2", "c")
@@ -285,7 +290,10 @@ def test_what_is_said_of_other_checkpoints_is_true(value: str, words: str, capsy
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("model.state_dict(), optimizer.state_dict()", "`checkpoint_of` returned nothing: is `return` missing?"),
+        (
+            "model.state_dict(), optimizer.state_dict()",
+            "`checkpoint_of` returned None: is `return` missing, or does it return what",
+        ),
         ("return 3", "expected a dict with `model_state_dict` and"),
         (
             "return {'model_state_dict': optimizer.state_dict(), 'optimizer_state_dict': model.state_dict()}",
@@ -375,7 +383,7 @@ def test_a_part_with_slots_passes(capsys: pytest.CaptureFixture[str]) -> None:
         (None, 'self.peaks.extend(state["peaks"]); self.batches += state["batches"]', "it was not put back as it was"),
         (None, "pass", "After `load_state_dict` the object is as it was"),
         ("return [self.peaks, self.batches]", None, "`state_dict` returns a dict"),
-        ('{"peaks": self.peaks}', None, "`state_dict` returned nothing: is `return` missing?"),
+        ('{"peaks": self.peaks}', None, "`state_dict` returned None: is `return` missing, or does it return what"),
     ],
 )
 def test_what_is_said_of_other_parts_is_true(

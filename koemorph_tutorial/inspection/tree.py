@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 from koemorph_tutorial.header import Header, StorageStub, TensorStub
@@ -61,15 +63,15 @@ def grow_tree(header: Header) -> Node:
     """Return the tree of all tensors in a header; names are split at dots, as those of modules are."""
     found = list(_find_tensors(header.content))
     covered: dict[str, int] = {}
-    views = {(stub.storage, stub.offset, stub.shape) for _, stub in found}
-    for storage, _, shape in views:
-        covered[storage.key] = covered.get(storage.key, 0) + TensorStub(shape, storage.dtype).numbers
+    views = {(stub.storage.key, stub.offset, stub.shape) for _, stub in found}
+    for key, _, shape in views:
+        covered[key] = covered.get(key, 0) + prod(shape)
     owners: dict[str, Path] = {}
     seen = set()
     leaves = []
     for path, stub in found:
         storage = stub.storage
-        view = (storage, stub.offset, stub.shape)
+        view = (storage.key, stub.offset, stub.shape)
         stored, item = header.stored.get(storage.key, 0), _item_bits(stub.dtype)
         owner = owners.setdefault(storage.key, path)
         used = covered[storage.key] * item // 8
@@ -159,6 +161,7 @@ def _key_text(key: Any) -> str:
     return str(key) if type(key) in (bool, type(None), float) or (type(key) is int and key.bit_length() < 64) else "?"
 
 
+@lru_cache(maxsize=64)
 def _item_bits(dtype: str) -> int:
     digits = re.search(r"\d+", dtype)
     return 8 if dtype == "bool" else int(digits[0]) if digits else 0

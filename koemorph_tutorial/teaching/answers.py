@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import traceback
-from typing import Any, Literal
+from typing import Literal
 
 from koemorph_tutorial.text import printable
 
@@ -33,10 +33,10 @@ def predict(number: str, answer: Letter | None) -> None:
         _predicted.pop(number, None)
         Message(f"{number}: no prediction yet (replace None by {_letters(asked)})").show()
         return
-    option = _option(number, asked, answer)
-    _predicted[number] = str(answer)
-    logbook.record(number, answer=str(answer))
-    Message(f"{number}: noted. {answer}) {option.text}").show()
+    letter = _letter(number, asked, answer)
+    _predicted[number] = letter
+    logbook.record(number, answer=letter)
+    Message(f"{number}: noted. {letter}) {asked.options[letter].text}").show()
 
 
 def reveal(number: str, *, happened: Letter) -> None:
@@ -48,7 +48,7 @@ def reveal(number: str, *, happened: Letter) -> None:
         LessonError: no such question or option.
     """
     asked = _choice(number)
-    truth = _option(number, asked, happened)
+    truth = asked.options[_letter(number, asked, happened)]
     answer = _predicted.get(number)
     happened_so = f"What happened: {happened}) {truth.text}"
     if answer is None:
@@ -80,11 +80,11 @@ def check(number: str, answer: object) -> None:
 
 
 def _check_choice(number: str, asked: Choice, answer: object) -> None:
-    option = _option(number, asked, answer)
-    passed = None if asked.right is None else answer == asked.right
-    logbook.record(number, answer=str(answer), passed=passed is not False)
+    letter = _letter(number, asked, answer)
+    passed = None if asked.right is None else letter == asked.right
+    logbook.record(number, answer=letter, passed=passed is not False)
     title = {None: "noted", True: "right", False: "not quite"}[passed]
-    Message(f"{number}: {title}", option.reply, passed=passed).show()
+    Message(f"{number}: {title}", asked.options[letter].reply, passed=passed).show()
 
 
 def _check_exercise(number: str, asked: Exercise, answer: object) -> None:
@@ -170,10 +170,11 @@ def _choice(number: str) -> Choice:
     return asked
 
 
-def _option(number: str, asked: Choice, answer: Any) -> Any:
-    if not isinstance(answer, str) or answer not in asked.options:
+def _letter(number: str, asked: Choice, answer: object) -> str:
+    letter = answer.strip().lower() if isinstance(answer, str) else ""
+    if letter not in asked.options:
         raise LessonError(f"{number}: expected {_letters(asked)}, found {answer!r}")
-    return asked.options[answer]
+    return letter
 
 
 def _letters(asked: Choice) -> str:

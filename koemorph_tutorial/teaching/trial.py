@@ -47,8 +47,9 @@ def result_of(function: Any, *arguments: Any, stub: frozenset[str] = frozenset()
     """
     result = function(*arguments)
     if is_nothing(result):
+        name = getattr(function, "__name__", "it")
         raise_for_nothing(
-            function, f"`{getattr(function, '__name__', 'it')}` returned nothing: is `return` missing?", stub
+            function, f"`{name}` returned None: is `return` missing, or does it return what `torch.save` gives?", stub
         )
     return result
 

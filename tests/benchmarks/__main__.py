@@ -117,10 +117,30 @@ def a_header_is_asked_in_a_fraction_of_a_load() -> Row:
     return Row(name="inspect_checkpoint / torch.load, 200 MB", ours=ours, reference=reference, bound=0.05)
 
 
+def a_lesson_takes_seconds() -> Row:
+    """Time all cells of lesson 01 after its kernel has started; the reference is one second."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbformat import read
+
+    lesson = Path(__file__).resolve().parents[2] / "notebooks/01_state.ipynb"
+    notebook = read(lesson, as_version=4)
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    client = NotebookClient(notebook, km=kernel)
+    with client.setup_kernel():
+        begin = time.perf_counter()
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+        seconds = time.perf_counter() - begin
+    return Row(name="lesson 01 / one second", ours=seconds, reference=1.0, bound=10.0)
+
+
 ROWS: list[Callable[[], Row]] = [
     help_is_there_at_once,
     a_file_is_inspected_without_loading_it,
     a_header_is_asked_in_a_fraction_of_a_load,
+    a_lesson_takes_seconds,
 ]
 
 

@@ -39,11 +39,11 @@ HABIT = Choice(
         ),
         "b": Option(
             text="The weights.",
-            reply="That is what most people save, and what this lesson breaks.",
+            reply="That is what most people save. You are about to see how far one gets with them.",
         ),
         "c": Option(
             text="The weights and the optimizer.",
-            reply="More than most. See below what else the next batch depends on.",
+            reply="More than most. You will see what else the next batch depends on.",
         ),
         "d": Option(
             text="A run that goes on as if nothing had happened; I have tried it.",
@@ -85,7 +85,11 @@ def _examine_checkpoint(checkpoint_of: Any) -> None:
         raise WrongAnswerError("expected a dict with `model_state_dict` and `optimizer_state_dict`, as it was at first")
     state, weights = saved["optimizer_state_dict"], saved["model_state_dict"]
     if is_nothing(state):
-        raise_for_nothing(checkpoint_of, "the value of `optimizer_state_dict` is None", frozenset({"state_dict"}))
+        raise_for_nothing(
+            checkpoint_of,
+            "the value of `optimizer_state_dict` is None, as what `torch.save` returns is: put in the state itself",
+            frozenset({"state_dict"}),
+        )
     if not isinstance(weights, dict) or set(weights) != set(model.state_dict()):
         raise WrongAnswerError("`model_state_dict` was the state of the model, and no longer is")
     wrong = _wrong_state(state, model)
@@ -194,6 +198,8 @@ def _examine_photo(photo_of: Any) -> None:
         )
     if isinstance(photo, dict) and any(callable(value) for value in photo.values()):
         raise WrongAnswerError("the dict holds methods, not tensors: the brackets that call them are missing")
+    if isinstance(photo, dict) and any(type(value).__name__ == "ndarray" for value in photo.values()):
+        raise WrongAnswerError("arrays")
     if not isinstance(photo, dict) or not all(isinstance(value, torch.Tensor) for value in photo.values()):
         raise WrongAnswerError("expected the state as a dict from names to tensors, which `load_state_dict` takes")
     unknown, missing = set(photo) - set(before), set(before) - set(photo)
@@ -245,6 +251,11 @@ PHOTO = Exercise(
             "`running_var`) is no parameter, and no gradient will bring it back. `state_dict()` has it.",
             example=_photo("{name: weight.detach().clone() for name, weight in model.named_parameters()}"),
         ),
+        "arrays": Misconception(
+            says="These are numpy arrays, which `load_state_dict` does not take. And `.numpy()` copies nothing: they "
+            "train along with the model. Keep tensors, and copy them.",
+            example=_photo("{name: value.numpy() for name, value in model.state_dict().items()}"),
+        ),
         "itself": Misconception(
             says="This is the model itself, or a network around the same tensors, and it trains on. We want the state, "
             "and a copy of it.",
@@ -258,8 +269,8 @@ PHOTO = Exercise(
     },
     hint="Take the state, then copy each tensor in it: `tensor.clone()`, or `copy.deepcopy` on the whole dict.",
     solution=_photo("{name: value.clone() for name, value in model.state_dict().items()}"),
-    why="Without the copy, “go back to the best epoch” silently goes back to the last one. Saving to a file copies "
-    "anyway; it is in memory, and while a file is written in the background, that this bites.",
+    why="Without the copy, “go back to the best epoch” silently goes back to the last one. A file is a copy by itself; "
+    "the trap is in memory, and where a file is written in the background.",
 )
 
 
@@ -343,8 +354,8 @@ LOUDNESS = Exercise(
             example=_loudness('return {"loudness": self}', 'self.__dict__ = state["loudness"].__dict__'),
         ),
         "part": Misconception(
-            says="It came back with a part of itself missing. Whatever `hear` changes belongs to the state: `peaks` "
-            "and `batches`.",
+            says="It came back with a part of itself missing. Whatever `hear` changes belongs to the state: `batches`, "
+            "and every number in `peaks`, since the oldest drops out first.",
             example=_loudness('return {"peaks": list(self.peaks)}', 'self.peaks = list(state["peaks"])'),
         ),
         "unrestored": Misconception(
@@ -367,7 +378,8 @@ LOUDNESS = Exercise(
     hint="Two attributes change while it runs. `state_dict` returns both in a dict, the list as a copy; "
     "`load_state_dict` puts them back into `self`.",
     solution=_loudness('return {"peaks": list(self.peaks), "batches": self.batches}', _LOAD),
-    why="With these two methods `CheckpointManager` saves it and brings it back like torch's own parts.",
+    why="With these two methods `CheckpointManager` saves it and brings it back like torch's own parts. (Copy the list "
+    "on the way in as well, or the object and the state will share it.)",
 )
 
 
