@@ -127,7 +127,7 @@ def a_lesson_takes_seconds() -> Row:
     lesson = Path(__file__).resolve().parents[2] / "notebooks/01_state.ipynb"
     notebook = read(lesson, as_version=4)
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    client = NotebookClient(notebook, km=kernel)
+    client = NotebookClient(notebook, km=kernel, extra_arguments=["--log-level=CRITICAL"])
     with client.setup_kernel():
         begin = time.perf_counter()
         for index, cell in enumerate(notebook.cells):
