@@ -205,7 +205,7 @@ def test_a_right_prediction_and_none_at_all(capsys: pytest.CaptureFixture[str]) 
     ("call", "line"),
     [
         (lambda: predict("01.2", "e"), '01.2: expected "a", "b" or "c", found \'e\''),  # type: ignore[arg-type]
-        (lambda: predict("01.2", "ab"), '01.2: expected "a", "b" or "c", found \'A\''),  # type: ignore[arg-type]
+        (lambda: predict("01.2", "ab"), '01.2: expected "a", "b" or "c", found \'ab\''),  # type: ignore[arg-type]
         (lambda: reveal("01.2", happened=None), '01.2: expected "a", "b" or "c", found None'),  # type: ignore[arg-type]
         (lambda: check("01.1", 7), '01.1: expected "a", "b", "c" or "d", found 7'),
         (lambda: check("01.9", 7), "there is no question 01.9; there are 01.1, 01.2, 01.3, 01.4, 01.5"),
