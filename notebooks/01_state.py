@@ -59,7 +59,7 @@ predict("01.2", None)  # "a", "b" or "c"
 # %% [markdown]
 # ## Break: Monday morning
 #
-# Many projects save less than the recipe does, by one line, `torch.save(model.state_dict(), …)`, where `state_dict()` is a dict from names to tensors: the weights. So do we on this Friday.
+# Many projects save only the weights, by one line: `torch.save(model.state_dict(), …)`. `state_dict()` is a dict from names to tensors. So do we on this Friday.
 
 # %%
 import torch
@@ -78,7 +78,7 @@ def begin():
 
 
 def train(model, optimizer, batches):
-    for batch in batches:  # the numbers of the snippets in it
+    for batch in batches:  # a batch: the indices of its snippets
         loss = mse_loss(model(audio[batch]), faces[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -93,7 +93,7 @@ def equal(one, other):  # to the last bit
 torch.manual_seed(0)
 twin, twin_optimizer = begin()
 for epoch in range(4):
-    train(twin, twin_optimizer, torch.randperm(320).split(8))
+    train(twin, twin_optimizer, torch.randperm(320).split(8))  # shuffled, eight at a time
 
 # Friday evening: save, and switch off. The twin stays on.
 torch.save(twin.state_dict(), "weights.pth")
@@ -119,11 +119,11 @@ reveal("01.2", happened="a" if equal(monday.parameters(), twin.parameters()) els
 # %% [markdown]
 # ## Why: a step is made of memory
 #
-# A gradient says which way is uphill. How far to step the other way is for the optimizer to decide, and AdamW decides it from what it has seen. For each weight it remembers two numbers, both corrected for how little they have seen: $m$, a running mean of the gradient, and $v$, a running mean of its square. The weight moves by about
+# A gradient says which way is uphill. How far to step the other way is for the optimizer to decide, and AdamW decides it from what it has seen. For each weight it remembers two running means: $m$, of the gradient, and $v$, of its square. (While they are young it scales them up.) The weight moves by about
 #
 # $$-\text{learning rate} \times \frac{m}{\sqrt{v}}$$
 #
-# ([Adam, Kingma & Ba 2015](https://arxiv.org/abs/1412.6980); AdamW adds weight decay). Take a weight whose gradient is +1, −1, +1, −1: $m$ is about 0 and $\sqrt{v}$ is 1, so it hardly moves. That is a careful step. A fresh optimizer has seen the last gradient only: $m$ is −1, $\sqrt{v}$ is 1, and **the weight leaps by the whole learning rate**. With a gradient of −0.001 it does the same: −0.001 / 0.001.
+# ([Adam, Kingma & Ba 2015](https://arxiv.org/abs/1412.6980); AdamW adds weight decay). Take a weight whose gradient has been +1, −1, +1, −1: by now $m$ is about 0 and $\sqrt{v}$ is 1, so it hardly moves. That is a careful step. A fresh optimizer has seen the last gradient only: $m$ is −1, $\sqrt{v}$ is 1, and **the weight leaps by the whole learning rate**. With −0.001 it does the same: −0.001 / 0.001. Every run begins with such leaps. Then there is nothing to lose; now there are four epochs.
 
 # %%
 from koemorph_tutorial.teaching import figures
@@ -137,7 +137,7 @@ show(*figures.after_one_batch(torch.load("weights.pth"), pair, audio, faces, lr=
 #
 # ## Repair: save all that the next batch depends on
 #
-# Without a library you write a dict. The recipe has its first two entries (and the learning rate schedule, which this run has not); the third is the one that the recipe lacks. We save after one epoch and let the twin train another.
+# Without a library you write a dict. KoeMorph's recipe saves the first two of its entries (and the learning rate schedule, which this run has not); it lacks the third. We save after one epoch and let the twin train another.
 
 # %%
 torch.manual_seed(0)
@@ -147,7 +147,7 @@ train(twin, twin_optimizer, torch.randperm(320).split(8))
 checkpoint = {
     "model_state_dict": twin.state_dict(),
     "optimizer_state_dict": twin_optimizer.state_dict(),
-    "rng_state": torch.get_rng_state(),  # the next order, the next dropout; on a GPU also torch.cuda's
+    "rng_state": torch.get_rng_state(),  # random numbers: the next shuffle and dropout (a GPU has its own)
 }
 torch.save(checkpoint, "checkpoint.pth")  # Friday
 train(twin, twin_optimizer, torch.randperm(320).split(8))
@@ -162,13 +162,14 @@ train(monday, monday_optimizer, torch.randperm(320).split(8))
 print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 
 # %% [markdown]
-# The last line is the **proof**: forty batches later, not one bit differs. Put a `#` before one of the three lines that follow `begin()` and run the cell again: can any of them be spared? (None can.)
+# The last line is the **proof**: forty batches later, not one bit differs. (So it is on one machine with one version of torch and one number of threads; `setup()` took one.) Put a `#` before one of the three lines that follow `begin()` and run the cell again: can any of them be spared?
 #
 # Real runs have more parts, and somebody has forgotten each of them:
 #
 # | part | without it |
 # | --- | --- |
-# | the weights, and the running statistics of BatchNorm | there is no run |
+# | the weights | there is no run |
+# | the running statistics of BatchNorm | wrong in evaluation |
 # | the optimizer | the leap that you saw |
 # | the learning rate schedule | it starts again, and the learning rate is wrong |
 # | random numbers: Python's, numpy's, torch's | another order, other dropout |
@@ -176,7 +177,7 @@ print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 # | the best loss so far | a worse epoch becomes `best_model.pth` (lesson 03) |
 # | settings, versions, git commit | nobody can say what made the file |
 #
-# The package of these lessons collects what you hand to it, and most of the rest by itself, in [`state.build`](../koemorph_tutorial/state.py). You rarely call that: `CheckpointManager` does, and it decides **when a save is due**, for which the recipe has a few `if`s. Nothing trains in the next cell. Seven made-up losses show what is written after which epoch, and why; then we look into a file.
+# The package of these lessons collects them in [`state.build`](../koemorph_tutorial/state.py). Its `CheckpointManager` calls that for you and decides **when a save is due**. Nothing trains in the next cell: seven made-up losses show what is written after which epoch, and why. Then we look into a file.
 
 # %%
 from koemorph_tutorial import CheckpointManager, inspect_checkpoint
@@ -191,7 +192,7 @@ for part in inspect_checkpoint("run/last_model.pth").tensors.children:
     print(f"{part.numbers:7,} numbers in {part.name}")
 
 # %% [markdown]
-# Epochs count from 0, so 0, 3 and 6 are due. Epochs 2 and 5 were neither due nor better: nothing was written, and a crash at that moment would cost them (how much to risk is the subject of lesson 05). Two thirds of the numbers are AdamW's memory. Run the cell again, and the manager finds its run finished: it brings the state back and trains nothing.
+# Epochs count from 0, so 0, 3 and 6 are due. Epochs 2 and 5 were neither due nor better: nothing was written, and a crash at that moment would cost them (how much to risk is the subject of lesson 05). Two thirds of the numbers are AdamW's memory: two per weight. Run the cell again, and the manager finds its run finished: it brings the state back and trains nothing.
 #
 # ## Practise
 #
@@ -244,10 +245,10 @@ class Loudness:
         return batch / max(self.peaks)
 
     def state_dict(self):
-        return None  # your line
+        pass  # your lines
 
     def load_state_dict(self, state):
-        return None  # your line
+        pass  # your lines
 
 
 check("01.5", Loudness)
@@ -255,7 +256,7 @@ check("01.5", Loudness)
 # %% [markdown]
 # **Recap**
 #
-# - A run is all that the next batch depends on. With AdamW the weights are a third of it.
+# - The next batch depends on more than the weights. With AdamW they are a third of the file.
 # - "Does it come back?" has an answer: train on from the file, and compare the bits.
 # - `state_dict()` is live: copy it or write it before the next step.
 #

@@ -235,6 +235,9 @@ def test_the_questions_know_their_numbers() -> None:
 
 CHECKPOINT_BODY = """
 import copy, collections
+ANOTHER = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+ANOTHER.param_groups[0]["params"][0].grad = torch.ones(2)
+ANOTHER.step()
 def checkpoint_of(model, optimizer):
     {body}
 """
@@ -275,6 +278,7 @@ def test_every_right_checkpoint_passes(value: str, capsys: pytest.CaptureFixture
         ("model", "a dict, found Sequential"),
         ("optimizer.step", "a dict, found method"),
         ("0.005", "a dict, found float"),
+        ("ANOTHER.state_dict()", "this is the state of another optimizer"),
         ("torch.save(optimizer.state_dict(), '/dev/null')", "the value of `optimizer_state_dict` is None"),
         ("{'state': optimizer.state, 'param_groups': optimizer.param_groups}", "a safe `torch.load` does not bring it"),
     ],
@@ -297,7 +301,7 @@ def test_what_is_said_of_other_checkpoints_is_true(value: str, words: str, capsy
         ("return 3", "expected a dict with `model_state_dict` and"),
         (
             "return {'model_state_dict': optimizer.state_dict(), 'optimizer_state_dict': model.state_dict()}",
-            "`model_state_dict` was the state of the model, and no longer is",
+            "`model_state_dict` is not the state of `model`",
         ),
         (
             "import numpy as np; return {'model_state_dict': model.state_dict(), 'optimizer_state_dict': "
@@ -331,6 +335,7 @@ def test_every_right_photo_passes_in_any_mode(line: str, mode: type, capsys: pyt
     ("line", "words"),
     [
         ("{n: v.clone for n, v in model.state_dict().items()}", "the brackets that call them are missing"),
+        ("model.state_dict", "the brackets that call it are missing"),
         ("dict(model.state_dict())", "A new dict, but around the same tensors"),
         ("{n: v.detach() for n, v in model.state_dict().items()}", "A new dict, but around the same tensors"),
         ("torch.nn.Sequential(*model)", "or a network around the same tensors"),

@@ -87,12 +87,14 @@ def _examine_checkpoint(checkpoint_of: Any) -> None:
     if is_nothing(state):
         raise_for_nothing(
             checkpoint_of,
-            "the value of `optimizer_state_dict` is None, as what `torch.save` returns is: put in the state itself",
+            "the value of `optimizer_state_dict` is None: put in the state of `optimizer`",
             frozenset({"state_dict"}),
         )
     if not isinstance(weights, dict) or set(weights) != set(model.state_dict()):
-        raise WrongAnswerError("`model_state_dict` was the state of the model, and no longer is")
-    wrong = _wrong_state(state, model)
+        raise WrongAnswerError(
+            "`model_state_dict` is not the state of `model`, the one that was handed to the function"
+        )
+    wrong = _wrong_state(state, model, optimizer)
     if wrong:
         raise WrongAnswerError(wrong)
     back = through_a_file(saved)
@@ -108,7 +110,7 @@ def _examine_checkpoint(checkpoint_of: Any) -> None:
         raise WrongAnswerError("a run that came back from it is not bitwise equal to the one that never stopped")
 
 
-def _wrong_state(state: Any, model: torch.nn.Module) -> str | None:
+def _wrong_state(state: Any, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
     """Say what is no state of a trained optimizer: a misconception or a sentence, None if it may be one."""
     import torch
 
@@ -121,6 +123,8 @@ def _wrong_state(state: Any, model: torch.nn.Module) -> str | None:
     if not isinstance(state, dict):
         return f"expected the state of the optimizer, a dict, found {printable(type(state).__name__)}"
     if {"state", "param_groups"} <= set(state):
+        if state["state"] and len(state["state"]) != len(optimizer.state):
+            return "this is the state of another optimizer: save the one that was handed to the function, `optimizer`"
         return None if state["state"] else "fresh"
     if state and set(state) == set(model.state_dict()):
         return "weights"
@@ -196,6 +200,8 @@ def _examine_photo(photo_of: Any) -> None:
         raise WrongAnswerError(
             "itself" if live & {value.data_ptr() for value in photo.state_dict().values()} else "module"
         )
+    if callable(photo):
+        raise WrongAnswerError("this is a method, not what it returns: the brackets that call it are missing")
     if isinstance(photo, dict) and any(callable(value) for value in photo.values()):
         raise WrongAnswerError("the dict holds methods, not tensors: the brackets that call them are missing")
     if isinstance(photo, dict) and any(type(value).__name__ == "ndarray" for value in photo.values()):
