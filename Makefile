@@ -34,7 +34,7 @@ lint: setup ## check style, format, types, and which room imports which
 bench: setup ## measure what is promised about speed, side by side
 	.venv/bin/python tests/benchmarks
 
-notebooks: setup ## execute the lessons' .py halves into .ipynb (LESSONS="01 03": those)
+notebooks: setup ## execute the lessons' .py halves into .ipynb, draw their images (LESSONS="01 03": those alone)
 	.venv/bin/python -m koemorph_tutorial.teaching.notebooks $(LESSONS)
 
 browser: setup ## run the lessons in a real JupyterLab (needs Chromium; SCREENSHOTS=DIR keeps what it saw)

@@ -25,7 +25,8 @@ The example learns to move a face (52 ARKit blendshapes) from synthetic speech, 
 of its own with its config and its checkpoints; the same library saves and resumes any PyTorch training loop.
 """
 _EXIT_CODES = """\
-exit codes: 0 done; 2 a setting, a file or a folder cannot be used, and one line says why; 3 stopped after saving
+exit codes: 0 done; 2 a setting, a file or a folder cannot be used, and one line says why; 3 stopped after saving;
+130 interrupted
 """
 _TRAIN = """\
 Train, save when it is due, and say what was saved and why.
@@ -94,7 +95,9 @@ def make_parser() -> argparse.ArgumentParser:
         "inspect", help="say what is in a file or a run", description=_INSPECT, formatter_class=layout
     )
     inspect.add_argument("path", metavar="PATH|DIR", type=Path, help="a checkpoint file, or a run's folder")
-    inspect.add_argument("--json", action="store_true", help="print JSON, for programs: everything, and exactly")
+    inspect.add_argument(
+        "--json", action="store_true", help="print JSON, for programs: every tensor; long texts are cut"
+    )
     inspect.set_defaults(run=_inspect)
 
     lab = commands.add_parser(

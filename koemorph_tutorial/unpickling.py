@@ -166,6 +166,8 @@ def unpickle(
 
 
 def _named(names: dict[str, Name], module: str, name: str) -> Name:
+    if type(module) is not str or type(name) is not str:
+        raise UnpicklingError("a name that is no text")
     full = f"{_PYTHON_2.get(module, module)}.{name}"
     return names.setdefault(full, Name(full))
 

@@ -1,6 +1,10 @@
 """What every test shares: one thread, so that no result depends on how busy the machine is."""
 
+import os
+
 import pytest
+
+os.environ.pop("KOEMORPH_PROJECT", None)  # of a terminal in `koemorph lab`: progress would go to the reader's own
 
 
 @pytest.fixture(autouse=True, scope="session")

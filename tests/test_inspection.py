@@ -480,13 +480,14 @@ LOOPS = [
     b"}X\x06\x00\x00\x00config" + b"]" * 50_000 + b"a" * 49_999 + b"s.",
     b"}X\x06\x00\x00\x00config)q\x00" + b"0h\x00h\x00h\x00\x87q\x00" * 60 + b"s.",
     b"}X\x0e\x00\x00\x00format_version)q\x00" + b"0h\x00h\x00h\x00\x87q\x00" * 60 + b"s.",
-    b"}X\x07\x00\x00\x00metrics}](ccos\nsystem\n".replace(b"(cc", b"c") + b"K\x01ss.",
+    b"}X\x07\x00\x00\x00metrics}]cos\nsystem\nK\x01ss.",
+    b")" + b"\x85" * 200_000 + b"X\x01\x00\x00\x00a\x93.",  # a module's name that hashing would never come back from
 ]
 
 
 @pytest.mark.parametrize("pickled_content", LOOPS)
 def test_content_without_an_end_is_shown_with_one(tmp_path: Path, capsys: Capture, pickled_content: bytes) -> None:
-    """Dicts within themselves, fifty thousand lists in each other, branches that double at every step."""
+    """Dicts within themselves, fifty thousand lists in each other, branches that double at every step, deep names."""
     path = archive_of(tmp_path / "a.pth", b"\x80\x02" + pickled_content)
     for arguments in ([], ["--json"]):
         assert main(["inspect", str(path), *arguments]) in (0, 2)

@@ -22,11 +22,13 @@ from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="nocolor")
 for cell in sys.stdin.read().split("# %%\\n"):
     shell.run_cell(cell)
+    print("end of a cell")
 """
+END = "end of a cell\n"
 
 
-def run_cells(folder: Path, *cells: str) -> str:
-    """Run cells one after another and return what they print."""
+def run_cells(folder: Path, *cells: str) -> list[str]:
+    """Run cells one after another in one kernel and return what each of them prints."""
     environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython")}
     ran = subprocess.run(
         [sys.executable, "-c", IN_IPYTHON],
@@ -38,15 +40,57 @@ def run_cells(folder: Path, *cells: str) -> str:
         check=True,
     )
     assert ran.stderr == ""
-    return ran.stdout
+    return ran.stdout.split(END)[:-1]
 
 
 IMPORT = "from koemorph_tutorial.teaching import check, predict, setup\n"
 
 
-def test_setup_is_silent_twice_and_uses_one_thread(tmp_path: Path) -> None:
-    said = run_cells(tmp_path, f"{IMPORT}setup()\nsetup()\nimport torch; print('threads', torch.get_num_threads())")
-    assert "threads 1\n" == said
+SCENES = {
+    "twice": "setup()\nsetup()",
+    "threads": "import torch; print('threads', torch.get_num_threads())",
+    "deleted": 'check("01.4", photo_of)',
+    "deleted, other quotes": "check( '01.4', photo_of)",
+    "misspelt": "print(photo_off)",
+    "alone": "photo_of",
+    "number": 'check("01.9", 1)',
+    "removed": "import os; first = os.getcwd(); os.rmdir(first)\nsetup()\nprint(os.getcwd() != first)",
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what one kernel says to each scene."""
+    outputs = run_cells(tmp_path_factory.mktemp("kernel"), IMPORT, *SCENES.values())
+    return dict(zip(SCENES, outputs[1:], strict=True))
+
+
+def test_setup_is_silent_and_uses_one_thread(said: dict[str, str]) -> None:
+    assert ("", "threads 1\n") == (said["twice"], said["threads"])
+
+
+def test_setup_makes_a_new_scratch_folder_where_somebody_removed_the_first(said: dict[str, str]) -> None:
+    assert "True\n" == said["removed"]
+
+
+@pytest.mark.parametrize("scene", ["deleted", "deleted, other quotes"])
+def test_a_stub_that_was_deleted_is_explained_below_the_error(scene: str, said: dict[str, str]) -> None:
+    assert "NameError: name 'photo_of' is not defined" in said[scene]
+    line = said[scene].strip().splitlines()[-1]
+    assert line == (
+        "01.4 checks `photo_of`, which is not defined: write it anew, or bring the lesson back with "
+        "`koemorph lab --reset 01` (your copy is moved aside, not lost)"
+    )
+
+
+@pytest.mark.parametrize("scene", ["misspelt", "alone"])
+def test_any_other_missing_name_is_left_to_python(scene: str, said: dict[str, str]) -> None:
+    assert "NameError" in said[scene]
+    assert "koemorph" not in said[scene]
+
+
+def test_a_wrong_number_is_one_line_in_a_notebook(said: dict[str, str]) -> None:
+    assert "there is no question 01.9; there are 01.1, 01.2, 01.3, 01.4, 01.5" == said["number"].strip()
 
 
 @pytest.mark.parametrize("end", ["pass", "import os; os.kill(os.getpid(), 9)"])
@@ -74,27 +118,6 @@ def _wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_stub_that_was_deleted_is_explained_below_the_error(tmp_path: Path) -> None:
-    said = run_cells(tmp_path, f"{IMPORT}setup()", 'check("01.4", photo_of)')
-    assert "NameError: name 'photo_of' is not defined" in said
-    line = said.strip().splitlines()[-1]
-    assert line == (
-        "01.4 checks `photo_of`, which is not defined: write it anew, or bring the lesson back with "
-        "`koemorph lab --reset 01` (your copy is moved aside, not lost)"
-    )
-
-
-def test_any_other_missing_name_is_left_to_python(tmp_path: Path) -> None:
-    assert "koemorph" not in run_cells(tmp_path, f"{IMPORT}setup()", "print(photo_off)", "photo_of").replace(
-        "# koemorph", ""
-    )
-
-
-def test_a_wrong_number_is_one_line_in_a_notebook(tmp_path: Path) -> None:
-    said = run_cells(tmp_path, f"{IMPORT}setup()", 'check("01.9", 1)')
-    assert "there is no question 01.9; there are 01.1, 01.2, 01.3, 01.4, 01.5" == said.strip()
-
-
 def test_a_lesson_in_the_project_keeps_progress_there_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "koemorph-tutorial"\n', "utf-8")
     inside = tmp_path / "outputs/my-notebooks"
@@ -114,12 +137,6 @@ def test_a_lesson_whose_outputs_are_a_link_keeps_progress_in_the_project(
     monkeypatch.setenv("KOEMORPH_PROJECT", str(project))
     run_cells(elsewhere, f"{IMPORT}setup()", 'check("01.1", "a")\nprint()')
     assert (project / "outputs/progress.json").exists()
-
-
-def test_setup_makes_a_new_scratch_folder_where_somebody_removed_the_first(tmp_path: Path) -> None:
-    removed = "import os; first = os.getcwd(); os.rmdir(first)"
-    said = run_cells(tmp_path, f"{IMPORT}setup()\n{removed}\nsetup()\nprint(os.getcwd() != first)")
-    assert "True\n" == said
 
 
 # ------------------------------------------------------------------------------------------------ what is shown

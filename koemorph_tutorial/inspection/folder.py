@@ -9,7 +9,7 @@ from pathlib import Path
 
 from koemorph_tutorial.records import CheckpointError, CheckpointFile, CheckpointNotFoundError, Position
 from koemorph_tutorial.storage import PathLike, list_checkpoints
-from koemorph_tutorial.text import json_text, printable
+from koemorph_tutorial.text import count, json_text, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,8 @@ class DirectorySummary:
 
     def __str__(self) -> str:
         names = sum(len(content.names) for content in self.contents)
-        return (
-            f"{self.directory}: {len(self.contents)} checkpoints under {names} names, {self.size:,} bytes on the disk"
-        )
+        found = f"{count(len(self.contents), 'checkpoint')} under {count(names, 'name')}"
+        return f"{self.directory}: {found}, {self.size:,} bytes on the disk"
 
 
 def inspect_directory(directory: PathLike) -> DirectorySummary:
@@ -57,7 +56,7 @@ def inspect_directory(directory: PathLike) -> DirectorySummary:
         CheckpointNotFoundError: it cannot be read, or holds no checkpoint that can.
     """
     folder = Path(directory)
-    if (folder / "checkpoints").is_dir():
+    if os.path.isdir(folder / "checkpoints"):
         folder = folder / "checkpoints"
     listing = list_checkpoints(folder)
     ignored = tuple((printable(name), _reason(folder / name, error)) for name, error in listing.ignored)

@@ -101,12 +101,13 @@ def inspect_checkpoint(path: PathLike) -> Summary:
     recipe = not ours and "model_state_dict" in content and _whole(content, "epoch") is not None
     rng = content.get("rng_state")
     optimizers = tuple(_optimizers(content))
-    states = tuple(name for name, value in _plain_keys(content) if _is_state(name, value))
+    ends = ("state_dict", "_states", "schedulers")
+    states = tuple(n for n, value in _plain_keys(content) if n.endswith(ends) and isinstance(value, (dict, list)))
     return Summary(
         path=str(path),
         size=header.size,
         format=_format(content, recipe),
-        format_version=content.get("format_version", 0) if ours or recipe else None,
+        format_version=content.get("format_version", 0 if recipe else None),
         epoch=_whole(content, "epoch"),
         global_step=_whole(content, "global_step"),
         position=file.position if ours or recipe else None,
@@ -145,12 +146,6 @@ def _format(content: Mapping[Any, Any], recipe: bool) -> str:
     if content and all(isinstance(value, TensorStub) for value in content.values()):
         return "weights alone, with nothing to go on from"
     return "a dict of another program"
-
-
-def _is_state(key: Any, value: Any) -> bool:
-    return (
-        type(key) is str and key.endswith(("state_dict", "_states", "schedulers")) and isinstance(value, (dict, list))
-    )
 
 
 def _optimizers(content: Mapping[Any, Any]) -> Iterator[OptimizerSummary]:
@@ -216,17 +211,11 @@ def _short(value: Any) -> str:
         return printable(value)
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value):,}"
-    if not isinstance(value, (int, float, type(None), bytes)):
-        return kind_text(value)
-    return _number(value) if not isinstance(value, bytes) else f"{len(value):,} bytes"
-
-
-def _number(value: float | None) -> str:
-    return (
-        f"a whole number of {value.bit_length():,} bits"
-        if isinstance(value, int) and value.bit_length() > 200
-        else str(value)
-    )
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a whole number of {value.bit_length():,} bits"
+    return str(value) if isinstance(value, (int, float, type(None))) else kind_text(value)
 
 
 def plain(value: Any) -> Any:

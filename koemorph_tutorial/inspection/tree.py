@@ -13,11 +13,6 @@ from koemorph_tutorial.header import Header, StorageStub, TensorStub
 from koemorph_tutorial.unpickling import Opaque
 
 _DEEPEST = 24  # what lies deeper is counted there
-_SHARED, _PART, _MISSING = (
-    "shares its bytes with {}",
-    "uses {:,} of the {:,} bytes stored",
-    "its bytes are not in the file",
-)
 
 Path = tuple[str, ...]
 
@@ -77,11 +72,11 @@ def grow_tree(header: Header) -> Node:
         used = covered[storage.key] * item // 8
         note = ""
         if owner is not path:
-            note = _SHARED.format(".".join(owner))
+            note = f"shares its bytes with {'.'.join(owner)}"
         elif stub.numbers and stored * 8 < storage.elements * _item_bits(storage.dtype):
-            note = _MISSING
+            note = "its bytes are not in the file"
         elif 0 < used < stored:
-            note = _PART.format(used, stored)
+            note = f"uses {used:,} of the {stored:,} bytes stored"
         leaves.append(
             (
                 path,

@@ -103,12 +103,8 @@ def _best(best: Mapping[str, Any]) -> list[str]:
 def _saves(run: Mapping[str, Any]) -> list[str]:
     if not run:
         return []
-    parent = f"went on from {_text(run['parent'])}" if run.get("parent") else ""
-    return [
-        phrase
-        for phrase in (f"{_text(run.get('saves'))} so far in the line of runs {_text(run.get('line'))}", parent)
-        if phrase
-    ]
+    line = f"{_text(run.get('saves'))} so far in the line of runs {_text(run.get('line'))}"
+    return [line, f"went on from {_text(run['parent'])}"] if run.get("parent") else [line]
 
 
 def _foreign(names: Sequence[str]) -> list[str]:
@@ -155,22 +151,19 @@ def _config(config: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def _provenance(metadata: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    told = {name: metadata[name] for name in metadata if name in _TOLD}
-    when = [_time(told["timestamp"])] if "timestamp" in told else []
-    if "training_time" in told:
-        when.append(f"after {_text(told['training_time'])} s of training")
+    when = [_time(metadata["timestamp"])] if "timestamp" in metadata else []
+    if "training_time" in metadata:
+        when.append(f"after {_text(metadata['training_time'])} s of training")
     yield "saved", when
     yield "by", [f"{word} {_text(metadata[name])}" for name, word in _VERSIONS if name in metadata]
-    yield "on", [_text(told[name]) for name in ("hostname", "platform", "device") if name in told]
-    if "git_commit" in told:
-        commit = told["git_commit"]
+    yield "on", [_text(metadata[name]) for name in ("hostname", "platform", "device") if name in metadata]
+    if "git_commit" in metadata:
+        commit = metadata["git_commit"]
         dirty = isinstance(commit, str) and commit.endswith("-dirty")
         yield "git commit", [_text(commit) if commit else "none: no repository", *["files differed from it"] * dirty]
-    if "model_params" in told:
-        yield (
-            "parameters",
-            [f"{told['model_params']:,}" if type(told["model_params"]) is int else _text(told["model_params"])],
-        )
+    if "model_params" in metadata:
+        number = metadata["model_params"]
+        yield "parameters", [f"{number:,}" if type(number) is int else _text(number)]
     known = {*_TOLD, *(name for name, _ in _VERSIONS)}
     yield "also there", _pairs({name: value for name, value in metadata.items() if name not in known})
 
@@ -247,6 +240,6 @@ def _text(value: Any) -> str:
         return "{" + ", ".join(_pairs(value)) + "}" if len(value) < 5 else f"a dict of {len(value):,}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]" if len(value) < 13 else f"a list of {len(value):,}"
-    words = {None: "none", True: "true", False: "false"}
-    known = words.get(value) if value is None or isinstance(value, bool) else None
-    return known or printable(f"{value:.6g}" if isinstance(value, float) else str(value), 72)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return printable(f"{value:.6g}" if isinstance(value, float) else str(value), 72)

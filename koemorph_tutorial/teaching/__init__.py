@@ -1,4 +1,4 @@
-"""What the lessons use: questions that answer back, figures in one style, the face, the build of the notebooks.
+"""What the lessons use: questions that answer back, figures, the face; and how they are built, copied and followed.
 
 The names of a lesson's first line are resolved when they are used, so that a command which only lists progress loads
 neither torch nor matplotlib.

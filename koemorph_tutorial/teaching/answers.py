@@ -16,6 +16,7 @@ from koemorph_tutorial.text import printable
 from . import logbook
 from .kernel import Message, code_block
 from .lessons import Choice, Exercise, LessonError, NotAttemptedError, WrongAnswerError, lesson, question
+from .trial import is_nothing
 
 Letter = Literal["a", "b", "c", "d"]
 
@@ -29,7 +30,7 @@ def predict(number: str, answer: Letter | None) -> None:
         LessonError: no such question or option.
     """
     asked = _choice(number)
-    if _is_stub(answer):
+    if is_nothing(answer):
         _predicted.pop(number, None)
         Message(f"{number}: no prediction yet (replace None by {_letters(asked)})").show()
         return
@@ -71,7 +72,7 @@ def check(number: str, answer: object) -> None:
     asked = question(number)
     if number == lesson(number[:2]).prediction:
         raise LessonError(f"{number} is the prediction, for predict()")
-    if _is_stub(answer):
+    if is_nothing(answer):
         Message(f"{number}: not attempted yet").show()
     elif isinstance(asked, Choice):
         _check_choice(number, asked, answer)
@@ -115,13 +116,11 @@ def _examine(asked: Exercise, answer: object) -> str | None:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             asked.examine(answer)
-    except NotAttemptedError:
+    except (NotAttemptedError, KeyboardInterrupt):
         raise
     except WrongAnswerError as error:
         name = str(error)
         return asked.misconceptions[name].says if name in asked.misconceptions else name
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # the reader's own code may raise anything
         return _raised(asked.answer, answer, error)
     finally:
@@ -142,9 +141,9 @@ def _raised(name: str, answer: object, error: BaseException) -> str:
     """Say what was raised, and in which line if that is one of the reader's own."""
     try:
         message = printable(f"{type(error).__name__}: {error}", 300)
-    except Exception:  # an error that cannot even be printed
-        message = type(error).__name__
-    own = _files(answer)
+        own = _files(answer)
+    except Exception:  # an error that cannot even be printed, an answer that cannot be looked into
+        message, own = type(error).__name__, set()
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
     if not lines:
         return f"what came of `{name}` could not be tried: {message}"
@@ -158,22 +157,18 @@ def _files(answer: object) -> set[str]:
     return {item.__code__.co_filename for item in written if hasattr(item, "__code__")}
 
 
-def _is_stub(answer: object) -> bool:
-    return answer is None or answer is ...
-
-
 def _choice(number: str) -> Choice:
     asked = question(number)
-    if not isinstance(asked, Choice):
-        prediction = lesson(number.partition(".")[0]).prediction
-        raise LessonError(f"{number} is an exercise, for check(); the prediction of this lesson is {prediction}")
+    prediction = lesson(number[:2]).prediction
+    if number != prediction or not isinstance(asked, Choice):
+        raise LessonError(f"{number} is for check(); the prediction of this lesson is {prediction}")
     return asked
 
 
 def _letter(number: str, asked: Choice, answer: object) -> str:
     letter = answer.strip().lower() if isinstance(answer, str) else ""
     if letter not in asked.options:
-        raise LessonError(f"{number}: expected {_letters(asked)}, found {answer!r}")
+        raise LessonError(f"{number}: expected {_letters(asked)}, found {printable(repr(answer))}")
     return letter
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from koemorph_tutorial.durable import write_file
+from koemorph_tutorial.durable import refusals_named, write_file
 
 from .places import MY_NOTEBOOKS, NOTEBOOKS, PROJECT_VARIABLE, LabError, choose, lessons_in
 
@@ -29,7 +29,7 @@ def launch(root: Path) -> None:
     """Make the working copies, say what was made, and become JupyterLab opened on the first lesson.
 
     Raises:
-        LabError: JupyterLab is not installed, there are no lessons, or the disk refused.
+        LabError: JupyterLab is not installed, or there are no lessons. CheckpointWriteError: the disk refused.
     """
     if importlib.util.find_spec("jupyterlab") is None:
         raise LabError("JupyterLab is not installed: pip install 'koemorph-tutorial[lab]'")
@@ -50,7 +50,7 @@ def make_copies(root: Path) -> list[str]:
     """Copy each lesson that has no working copy yet, and return what to say, line by line. No copy is overwritten.
 
     Raises:
-        LabError: there are no lessons, or the disk refused.
+        LabError: there are no lessons. CheckpointWriteError: the disk refused.
     """
     new, kept, notes = [], [], []
     for lesson in lessons_in(root / NOTEBOOKS, ".ipynb"):
@@ -71,12 +71,11 @@ def reset_copy(root: Path, number: str) -> list[str]:
     """Copy the lesson of that `number`, "1" or "01", anew; the old copy is moved aside. Returns what to say.
 
     Raises:
-        LabError: there is no such lesson, or the disk refused.
+        LabError: there is no such lesson. CheckpointWriteError: the disk refused.
     """
     lesson = choose(lessons_in(root / NOTEBOOKS, ".ipynb"), number)
     content = _pristine(lesson)
     copy = root / MY_NOTEBOOKS / lesson.name
-    lines = [f"{MY_NOTEBOOKS / copy.name}: the lesson as it comes"]
     with _written_beside(copy, content) as fresh:  # a full disk says so before anything is moved
         aside = _move_aside(copy) if os.path.lexists(copy) else None
         try:
@@ -86,7 +85,8 @@ def reset_copy(root: Path, number: str) -> list[str]:
             if aside is not None:
                 _rename_to_free(copy.with_name(aside), copy)
             raise
-    return ([f"{MY_NOTEBOOKS / aside}: your copy as it was"] if aside else []) + lines
+    moved = [f"{MY_NOTEBOOKS / aside}: your copy as it was"] if aside else []
+    return [*moved, f"{MY_NOTEBOOKS / copy.name}: the lesson as it comes"]
 
 
 def _pristine(lesson: Path) -> dict[str, Any]:
@@ -131,19 +131,16 @@ def _copied(notebook: dict[str, Any], copy: Path) -> bool:
 
 @contextmanager
 def _written_beside(copy: Path, notebook: dict[str, Any]) -> Iterator[Path]:
-    """Yield a file of another name that holds what `copy` is to hold; whatever the disk refuses is a LabError."""
+    """Yield a file of another name that holds what `copy` is to hold; whatever the disk refuses is one line."""
     data = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
     fresh = copy.with_name(f".{copy.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
+    with refusals_named(copy):
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_file(fresh, lambda file: file.write(data))
             yield fresh
         finally:
             fresh.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise LabError(f"{copy}: could not be written: {reason}; nothing of yours was touched") from error
 
 
 def _move_aside(copy: Path) -> str:

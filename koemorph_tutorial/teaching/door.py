@@ -8,13 +8,11 @@ from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from koemorph_tutorial.durable import refusals_named, write_file
-from koemorph_tutorial.training.phonemes import ARKIT_NAMES
+from koemorph_tutorial.training.phonemes import spread
 from koemorph_tutorial.training.voices import make_voice
 
 from .face import draw_face
@@ -57,7 +55,7 @@ def lesson_map() -> Figure:
         ax.set_axis_off()
         for name, (x, shapes) in _WAY.items():
             face = ax.inset_axes((x - 0.5, 2.38, 1.0, 1.0), transform=ax.transData)
-            draw_face(face, _pose(shapes))
+            draw_face(face, spread(shapes))
             ax.text(x, 3.5, name, ha="center", va="center", fontsize=15, fontweight="bold")
         places = [x for x, _ in _WAY.values()]
         for left, right in pairwise(places):
@@ -82,12 +80,6 @@ def _station(ax: Axes, x: float, y: float, number: str, name: str, colour: str) 
     ax.text(x, y - 0.4, name, ha="center", va="center", fontsize=12, zorder=3)
 
 
-def _pose(shapes: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """Return blendshapes, (52,); a name without a side stands for both."""
-    sides = (name.removesuffix("Left").removesuffix("Right") for name in ARKIT_NAMES)
-    return np.array([shapes.get(name, shapes.get(side, 0.0)) for name, side in zip(ARKIT_NAMES, sides, strict=True)])
-
-
 def describe_map() -> str:
     """Return the map in words, for whoever does not see it."""
     lines = (f"{route}: {', '.join(stations)}" for route, (_, stations) in _ROUTES.items())
@@ -99,18 +91,21 @@ def describe_talk(seconds: float) -> str:
     return f"{seconds:g} seconds of a synthetic voice, as the face that says it."
 
 
-def draw_images(folder: Path) -> list[Path]:
-    """Write ``map.png`` and ``talking.png`` into `folder`; each says in a text chunk, Description, what it shows."""
+def draw_images(folder: Path) -> None:
+    """Write ``map.png`` and ``talking.png`` into `folder`; each says in a text chunk, Description, what it shows.
+
+    Raises:
+        CheckpointWriteError: the disk refused.
+    """
     seconds = 3.0
     images = {
         "map.png": (to_png(lesson_map()), describe_map()),
         "talking.png": (talking_face(make_voice("aki", seconds=seconds).blendshapes), describe_talk(seconds)),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (png, words) in images.items():
-        with refusals_named(folder / name):
+    with refusals_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (png, words) in images.items():
             write_file(folder / name, methodcaller("write", _described(png, words)))
-    return [folder / name for name in images]
 
 
 def _described(png: bytes, words: str) -> bytes:

@@ -15,8 +15,6 @@ from koemorph_tutorial.teaching.mouth import ALONG, Mouth
 from koemorph_tutorial.teaching.pen import LINE, Array, Pen, Theme, between, colours_of, curve, mirror, oval
 from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 
-__all__ = ["Theme", "draw_face", "face_row", "to_array"]
-
 _SIDES = (("Left", 1), ("Right", -1))  # the character's left is the reader's right: x above 0
 _DIZZY = np.isin(ARKIT_NAMES, ("jawOpen", "browInnerUp")) * 1.0  # what a NaN counts as
 

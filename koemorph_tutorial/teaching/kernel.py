@@ -71,7 +71,7 @@ def _shell() -> Any:
 
 def _explain_missing_answer(result: Any) -> None:
     """Below the NameError of a stub that was deleted say which exercise wanted it."""
-    error = result.error_in_exec or result.error_before_exec
+    error = result.error_in_exec
     if not isinstance(error, NameError):
         return
     for number in LESSONS:

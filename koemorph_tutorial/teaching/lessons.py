@@ -1,7 +1,7 @@
 """The nouns of a lesson: what it asks, which answers it expects, and what it says to each.
 
-Questions are numbered in the order in which a lesson asks them: 01.1 looks back, 01.2 is the prediction, the others
-are exercises.
+Questions are numbered in the order in which a lesson asks them: one looks back, one is the prediction, the others are
+exercises.
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ class Exercise:
 class Lesson:
     """What a lesson asks, by number; `prediction` is the number of the one that is answered by an experiment."""
 
-    title: str
     prediction: str
     questions: Mapping[str, Choice | Exercise]
 

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,10 @@ def progress_file(root: Path) -> Path:
 
 
 def record(number: str, *, answer: str | None = None, passed: bool | None = None) -> None:
-    """Write down an attempt; what passed once stays passed. A problem is logged once and stops nobody."""
+    """Write down an attempt; what passed stays passed until another answer is given.
+
+    A problem is logged once and stops nobody.
+    """
     global _file
     if _file is None:
         return
@@ -55,7 +57,7 @@ def record(number: str, *, answer: str | None = None, passed: bool | None = None
                 entry |= {"answer": answer, "attempts": 0, "passed": False}
             if passed is not None:
                 entry["attempts"] += 1
-                entry["passed"] |= passed  # what passed once has passed
+                entry["passed"] |= passed
             entry["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             text = json.dumps({"version": VERSION, "questions": questions}, indent=1, sort_keys=True)
             write_file(_file, lambda file: file.write(text.encode()))
@@ -103,19 +105,10 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table: a question, and how it went."""
-
-    number: str
-    asks: str
-    state: str
-
-
-def rows(questions: dict[str, dict[str, Any]]) -> list[Row]:
-    """Return every question of every lesson in order, with what was done about it."""
+def rows(questions: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return every question of every lesson in order: its number, what it asks, what was done about it."""
     return [
-        Row(number=number, asks=asked.asks, state=_state(asked, questions[number]) if number in questions else "-")
+        (number, asked.asks, _state(asked, questions[number]) if number in questions else "-")
         for lesson_number in LESSONS
         for number, asked in lesson(lesson_number).questions.items()
     ]
@@ -139,6 +132,6 @@ def to_table(questions: dict[str, dict[str, Any]]) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("question")
     table.add_column("so far", no_wrap=True)
-    for row in rows(questions):
-        table.add_row(row.number, row.asks, Text(row.state))
+    for number, asks, state in rows(questions):
+        table.add_row(number, asks, Text(state))
     return table

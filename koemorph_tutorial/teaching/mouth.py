@@ -12,8 +12,6 @@ import numpy as np
 
 from koemorph_tutorial.teaching.pen import Array
 
-__all__ = ["ALONG", "Mouth"]
-
 ALONG = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 13))  # from -1 to 1, closer together at the ends, where curves bend
 _CORNER = np.abs(ALONG)  # 0 in the middle of the mouth, 1 at its corners
 _LEFT = (1 + ALONG) / 2  # how much a point belongs to the character's left, which is the reader's right

@@ -137,12 +137,14 @@ def main(numbers: Sequence[str] | None = None) -> int:
         folder = project_root() / NOTEBOOKS
         lessons = lessons_in(folder, ".py")
         asked = [choose(lessons, number) for number in numbers or ()]
-    except LabError as error:
-        return _complain(error, 2)
-    if not asked:
-        from .door import draw_images
+        if not asked:
+            from .door import draw_images
 
-        draw_images(folder / "images")
+            draw_images(folder / "images")
+    except CheckpointError as error:
+        return _complain(error, 2)
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is not installed: pip install 'koemorph-tutorial[lab]'", 2)
     return build_all(asked or lessons)
 
 

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-__all__ = ["LINE", "THEMES", "Array", "Pen", "Theme", "between", "colours_of", "curve", "mirror", "oval"]
-
 Array = npt.NDArray[np.float64]
 Theme = Literal["light", "dark"]
 

@@ -35,7 +35,7 @@ def find_root(start: Path) -> Path | None:
 
 
 def project_of_kernel() -> Path | None:
-    """Return the project that a lesson is part of, by the current folder or by who started its kernel."""
+    """Return the project that a lesson is part of, by who started its kernel, else by the current folder."""
     if PROJECT_VARIABLE in os.environ:
         return Path(os.environ[PROJECT_VARIABLE])
     with suppress(FileNotFoundError):  # the current folder was removed

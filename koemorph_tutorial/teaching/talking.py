@@ -15,8 +15,6 @@ from koemorph_tutorial.teaching.face import draw_face, to_array
 from koemorph_tutorial.teaching.pen import Array, Theme, colours_of
 from koemorph_tutorial.training.voices import ARKIT_NAMES, FRAME_RATE
 
-__all__ = ["talking_face"]
-
 Indices = npt.NDArray[np.uint8]
 
 _MILLISECONDS = 50  # an image is shown for: 20 a second make a mouth move smoothly, and a second of it 28 kB

@@ -39,8 +39,8 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-def result_of(function: Any, *arguments: Any, stub: frozenset[str] = frozenset()) -> Any:
-    """Return what a reader's function returns; `stub` are the names that the stub uses.
+def result_of(function: Any, *arguments: Any) -> Any:
+    """Return what a reader's function returns.
 
     Raises:
         NotAttemptedError: nothing, and it is the stub. WrongAnswerError: nothing, though it does something.
@@ -48,9 +48,8 @@ def result_of(function: Any, *arguments: Any, stub: frozenset[str] = frozenset()
     result = function(*arguments)
     if is_nothing(result):
         name = getattr(function, "__name__", "it")
-        raise_for_nothing(
-            function, f"`{name}` returned None: is `return` missing, or does it return what `torch.save` gives?", stub
-        )
+        says = f"`{name}` returned None: is `return` missing, or does it return what `torch.save` gives?"
+        raise_for_nothing(function, says)
     return result
 
 
@@ -59,8 +58,8 @@ def is_nothing(value: Any) -> bool:
     return value is None or value is ...
 
 
-def raise_for_nothing(function: Any, says: str, stub: frozenset[str]) -> None:
-    """Raise NotAttemptedError if the function is still the stub, else WrongAnswerError."""
+def raise_for_nothing(function: Any, says: str, stub: frozenset[str] = frozenset()) -> None:
+    """Raise NotAttemptedError if the function uses no names but those of the `stub`, else WrongAnswerError."""
     code = getattr(function, "__code__", None)
     if code is not None and set(code.co_names) <= stub:
         raise NotAttemptedError

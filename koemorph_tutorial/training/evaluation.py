@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 from koemorph_tutorial.records import MismatchError, UnsupportedCheckpointError
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.state import restore
+from koemorph_tutorial.text import json_text
 from koemorph_tutorial.training.config import load_config
 from koemorph_tutorial.training.dataset import make_split
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
@@ -36,10 +35,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Return one JSON object; a value that is not finite is null there."""
-        plain = asdict(self)
-        for name in ("metrics", "saved_metrics"):
-            plain[name] = {key: value if math.isfinite(value) else None for key, value in plain[name].items()}
-        return json.dumps(plain, indent=2)
+        return json_text(asdict(self))
 
     def to_table(self) -> Table:
         """Return the same as a table."""

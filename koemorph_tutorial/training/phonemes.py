@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = ["ARKIT_NAMES", "BANDWIDTHS", "CONSONANTS", "LABELS", "NASAL", "SPEAKERS", "VOWELS"]
-__all__ += ["Consonant", "Formants", "Speaker", "pose"]
+__all__ += ["Consonant", "Formants", "Speaker", "pose", "spread"]
 
 # The order of Apple's list of ARFaceAnchor.BlendShapeLocation, by region of the face.
 _NAMES = """
@@ -126,7 +126,15 @@ def pose(label: str) -> npt.NDArray[np.float64]:
     >>> float(pose("o")[ARKIT_NAMES.index("mouthFunnel")])
     0.72
     """
-    values = _POSES[label]
-    # "mouthSmileLeft" takes the value of "mouthSmile"; "mouthLeft" stays a name of its own: no pose moves "mouth".
+    return spread(_POSES[label])
+
+
+def spread(values: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Return blendshapes, (52,), from the few that are not 0; a name without a side stands for both sides.
+
+    >>> spread({"mouthSmile": 0.5}).sum()
+    np.float64(1.0)
+    """
+    # "mouthSmileLeft" takes the value of "mouthSmile"; "mouthLeft" stays a name of its own: nothing moves "mouth".
     sides = (name.removesuffix("Left").removesuffix("Right") for name in ARKIT_NAMES)
-    return np.array([values.get(side, values.get(name, 0.0)) for name, side in zip(ARKIT_NAMES, sides, strict=True)])
+    return np.array([values.get(name, values.get(side, 0.0)) for name, side in zip(ARKIT_NAMES, sides, strict=True)])

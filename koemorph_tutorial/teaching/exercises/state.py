@@ -170,8 +170,8 @@ CHECKPOINT = Exercise(
             example=_checkpoint("optimizer.state"),
         ),
         "fresh": Misconception(
-            says="This is the state of an optimizer that has made no step, so it remembers nothing. The one that "
-            "trained was handed to you: `optimizer`.",
+            says="This state remembers nothing, like that of an optimizer that has made no step. The one that trained "
+            "was handed to you: `optimizer`.",
             example=_checkpoint("torch.optim.AdamW(model.parameters()).state_dict()"),
         ),
         "weights": Misconception(
@@ -390,7 +390,6 @@ LOUDNESS = Exercise(
 
 
 LESSON = Lesson(
-    title="What a run is made of",
     prediction="01.2",
     questions={"01.1": HABIT, "01.2": PREDICTION, "01.3": CHECKPOINT, "01.4": PHOTO, "01.5": LOUDNESS},
 )
