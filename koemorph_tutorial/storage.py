@@ -223,7 +223,8 @@ def _serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
 def _format_version(path: Path, content: Any) -> int:
     if not isinstance(content, dict):
         raise UnsupportedCheckpointError(
-            f"{path}: expected a dict with the states of a run, found {kind_text(content)}"
+            f"{path}: expected a dict with the states of a run, found {kind_text(content)}; save a dict of "
+            "state dicts instead"
         )
     version = content.get("format_version", 0)
     if type(version) is not int or not 0 <= version <= FORMAT_VERSION:
