@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -135,7 +136,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except OSError as error:  # of our output, or of a folder on the way to a file
         where = f"{error.filename}: " if error.filename else ""
+        _close_refusing_output()
         return _unusable(f"{where}{error.strerror or error}")
+
+
+def _close_refusing_output() -> None:
+    """Close an output that takes nothing, or Python would try it once more at its end, and complain."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: there is no output
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout.close()
 
 
 def _unusable(message: str) -> int:
