@@ -162,7 +162,7 @@ train(monday, monday_optimizer, torch.randperm(320).split(8))
 print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 
 # %% [markdown]
-# The last line is the **proof**: forty batches later, not one bit differs. (So it is on one machine with one version of torch and one number of threads; `setup()` took one.) Put a `#` before one of the three lines that follow `begin()` and run the cell again: can any of them be spared?
+# The last line is the **proof**: forty batches later, not one bit differs. (That holds on one machine, with one version of torch and one number of threads: `setup()` chose a single thread.) Put a `#` before one of the three lines that follow `begin()` and run the cell again: can any of them be spared?
 #
 # Real runs have more parts, and somebody has forgotten each of them:
 #
