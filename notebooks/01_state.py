@@ -45,7 +45,9 @@ check("01.1", None)  # put "a", "b", "c" or "d" in place of None, and run the ce
 # %% [markdown]
 # ## Predict: Friday evening
 #
-# A small network learns to move a face to the sound of a voice, with AdamW. On Friday evening its weights are saved and the computer is switched off. On Monday the script is started again: it makes the network and the optimizer as it always does, loads the weights, and training goes on.
+# ![3 seconds of a synthetic voice, as the face that says it.](../notebooks/images/talking.png)
+#
+# A small network learns to move this face to the sound of a voice, with AdamW. On Friday evening its weights are saved and the computer is switched off. On Monday the script is started again: it makes the network and the optimizer as it always does, loads the weights, and training goes on.
 #
 # In the next room stands a twin: until Friday the same run, but never switched off. Both now get the same batch, with the same random numbers. **Are their weights equal after it?**
 #
@@ -133,7 +135,7 @@ show(*figures.after_one_batch(torch.load("weights.pth"), pair, audio, faces, lr=
 # %% [markdown]
 # It happens to experts. [PyTorch's own ImageNet example](https://github.com/pytorch/examples/pull/141) resumed without its optimizer, and so without its momentum (an $m$), until a user sent the missing lines in 2017.
 #
-# > **Trap.** No error is raised. In a run as small as this the loss may even recover within epochs. You get a run. It is only not the one that you paid for.
+# > **Trap.** No error is raised. The loss may even recover. You get a run. It is only not the one that you paid for.
 #
 # ## Repair: save all that the next batch depends on
 #
@@ -177,7 +179,7 @@ print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 # | the best loss so far | a worse epoch becomes `best_model.pth` (lesson 03) |
 # | settings, versions, git commit | nobody can say what made the file |
 #
-# The package of these lessons collects them in [`state.build`](../koemorph_tutorial/state.py). Its `CheckpointManager` calls that for you and decides **when a save is due**. Nothing trains in the next cell: seven made-up losses show what is written after which epoch, and why. Then we look into a file.
+# The package of these lessons collects them in [`state.build`](../koemorph_tutorial/state.py). Its `CheckpointManager` calls that for you and decides **when a save is due**. Nothing trains in the next cell: seven made-up losses show what is written after which epoch, and why.
 
 # %%
 from koemorph_tutorial import CheckpointManager, inspect_checkpoint

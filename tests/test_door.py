@@ -68,11 +68,15 @@ def test_the_map_is_described_in_words_where_it_is_shown(text: str) -> None:
     assert [describe_map()] == shown
 
 
-def test_the_talking_face_is_described_in_words_in_the_readme() -> None:
-    shown = re.findall(
-        r'<img src="notebooks/images/talking.png"[^>]* alt="([^"]*)"', (ROOT / "README.md").read_text("utf-8")
-    )
-    assert [describe_talk(3.0)] == shown
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("README.md", r'<img src="notebooks/images/talking\.png"[^>]* alt="([^"]*)"'),
+        ("notebooks/01_state.py", r"!\[([^]]*)\]\(\S*images/talking\.png\)"),
+    ],
+)
+def test_the_talking_face_is_described_in_words_where_it_is_shown(text: str, shown: str) -> None:
+    assert [describe_talk(3.0)] == re.findall(shown, (ROOT / text).read_text("utf-8"))
 
 
 def test_the_map_has_ten_stations_and_knows_the_lessons_by_name() -> None:

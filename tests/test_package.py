@@ -36,9 +36,21 @@ def test_the_lower_rooms_load_without_torch(module: str) -> None:
     assert set() == loaded_by(f"import koemorph_tutorial.{module}")
 
 
+def test_progress_loads_only_what_draws_its_table() -> None:
+    """The exercises know torch only when an answer is tried."""
+    code = "import contextlib, io\nfrom koemorph_tutorial.__main__ import main\n"
+    assert {"rich"} == loaded_by(code + "with contextlib.redirect_stdout(io.StringIO()): main(['progress'])")
+
+
 def test_help_loads_nothing_heavy() -> None:
     """koemorph --help and the help of each command."""
-    for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["inspect", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["inspect", "--help"],
+        ["lab", "--help"],
+    ):
         code = (
             "import contextlib\nfrom koemorph_tutorial.__main__ import main\n"
             f"with contextlib.suppress(SystemExit): main({arguments!r})"
