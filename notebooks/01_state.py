@@ -61,7 +61,7 @@ predict("01.2", None)  # "a", "b" or "c"
 # %% [markdown]
 # ## Break: Monday morning
 #
-# Many projects save only the weights, by one line: `torch.save(model.state_dict(), …)`. `state_dict()` is a dict from names to tensors. So do we on this Friday.
+# Part 2 of the recipe saves several things, and we come to them. Many projects save only the weights: `torch.save(model.state_dict(), …)`, where `state_dict()` is a dict from names to tensors. So do we, on this Friday.
 
 # %%
 import torch
@@ -139,7 +139,7 @@ show(*figures.after_one_batch(torch.load("weights.pth"), pair, audio, faces, lr=
 #
 # ## Repair: save all that the next batch depends on
 #
-# Without a library you write a dict. KoeMorph's recipe saves the first two of its entries (and the learning rate schedule, which this run has not); it lacks the third. We save after one epoch and let the twin train another.
+# Without a library you write a dict. KoeMorph's recipe saves the first two of these entries (and the learning rate schedule, which this run has not); it lacks the third. We save after one epoch and let the twin train another.
 
 # %%
 torch.manual_seed(0)
@@ -258,7 +258,7 @@ check("01.5", Loudness)
 # %% [markdown]
 # **Recap**
 #
-# - The next batch depends on more than the weights. With AdamW they are a third of the file.
+# - The next batch depends on more than the weights. With AdamW they are a third of the numbers in a checkpoint.
 # - "Does it come back?" has an answer: train on from the file, and compare the bits.
 # - `state_dict()` is live: copy it or write it before the next step.
 #
