@@ -103,10 +103,14 @@ def _storage(pid: Any) -> StorageStub:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, *rest: Any) -> TensorStub:
-    sizes = (offset, *shape) if type(shape) is tuple and len(shape) <= 64 else (-1,)
-    if not isinstance(storage, StorageStub) or any(type(size) is not int or not 0 <= size < 2**63 for size in sizes):
-        raise UnpicklingError("no description of a tensor")
-    return TensorStub(shape, storage.dtype, storage, offset)
+    if type(storage) is StorageStub and type(offset) is int and type(shape) is tuple and len(shape) <= 64:
+        for size in shape:
+            if type(size) is not int or not 0 <= size < 2**63:
+                break
+        else:
+            if 0 <= offset < 2**63:
+                return TensorStub(shape, storage.dtype, storage, offset)
+    raise UnpicklingError("no description of a tensor")
 
 
 def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
@@ -191,9 +195,11 @@ class _Rebuild:
         self.left = size  # a text of the file is encoded once, not again and again
 
     def __call__(self, name: str, arguments: Any) -> Any:
-        make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name)
         if type(arguments) is not tuple or len(arguments) > 16:
             return Opaque(name, [arguments])
+        make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name)
+        if make is not None:
+            return make(*arguments)
         if name == _WITH_ATTRIBUTES and len(arguments) > 2 and isinstance(arguments[0], Name):
             return self(arguments[0].name, arguments[2])
         if name == _ENCODE and arguments and type(arguments[0]) is str:
@@ -201,4 +207,4 @@ class _Rebuild:
             if self.left < 0:
                 raise UnpicklingError("it asks for more bytes than it holds")
             return arguments[0].encode("latin-1")
-        return make(*arguments) if make else Opaque(name, [arguments])
+        return Opaque(name, [arguments])

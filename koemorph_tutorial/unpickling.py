@@ -32,7 +32,6 @@ class Opaque:
 
 _CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
 _NUMBERS = {
-    ord("K"): struct.Struct("<B"),
     ord("M"): struct.Struct("<H"),
     ord("J"): struct.Struct("<i"),
     ord("G"): struct.Struct(">d"),
@@ -40,7 +39,6 @@ _NUMBERS = {
 _UTF8, _ASCII, _BYTES, _LONG = range(4)
 _ONE, _FOUR, _EIGHT = (struct.Struct(layout) for layout in ("<B", "<I", "<Q"))
 _STRINGS = {  # opcode: what it holds, how its length is written
-    ord("X"): (_UTF8, _FOUR),
     0x8C: (_UTF8, _ONE),
     0x8D: (_UTF8, _EIGHT),
     ord("U"): (_ASCII, _ONE),
@@ -83,6 +81,15 @@ def unpickle(
         elif opcode == 0x68:  # BINGET
             stack.append(memo[data[at]])
             at += 1
+        elif opcode == 0x4B:  # BININT1
+            stack.append(data[at])
+            at += 1
+        elif opcode == 0x58:  # BINUNICODE
+            begin = at + 4
+            at = begin + int.from_bytes(data[at:begin], "little")
+            if at > len(data):
+                raise UnpicklingError("it ends inside a text")
+            stack.append(data[begin:at].decode("utf-8", "surrogatepass"))
         elif opcode in _NUMBERS:
             layout = _NUMBERS[opcode]
             stack.append(layout.unpack_from(data, at)[0])
@@ -95,7 +102,8 @@ def unpickle(
             stack.append(whole)
         elif opcode == 0x52 or opcode == 0x81:  # REDUCE, NEWOBJ
             arguments = stack.pop()
-            stack[-1] = _called(call, stack[-1], arguments)
+            callee = stack[-1]
+            stack[-1] = call(callee.name, arguments) if type(callee) is Name else Opaque("", [callee, arguments])
         elif opcode in _STRINGS:
             kind, length = _STRINGS[opcode]
             begin = at + length.size
@@ -150,7 +158,7 @@ def unpickle(
             stack.append(_named(names, module, name))
         elif opcode == 0x92:  # NEWOBJ_EX
             words, arguments = stack.pop(), stack.pop()
-            stack[-1] = _called(call, stack[-1], (arguments, words))
+            stack[-1] = Opaque(stack[-1].name if type(stack[-1]) is Name else "", [arguments, words])
         elif opcode == 0x94:  # MEMOIZE
             memo[len(memo)] = stack[-1]
         elif opcode == 0x80 or opcode == 0x95:  # PROTO, FRAME: the length of a frame is of no use here
@@ -170,10 +178,6 @@ def _named(names: dict[str, Name], module: str, name: str) -> Name:
         raise UnpicklingError("a name that is no text")
     full = f"{_PYTHON_2.get(module, module)}.{name}"
     return names.setdefault(full, Name(full))
-
-
-def _called(call: Callable[[str, Any], Any], callee: Any, arguments: Any) -> Any:
-    return call(callee.name, arguments) if isinstance(callee, Name) else Opaque("", [callee, arguments])
 
 
 def _decoded(kind: int, raw: bytes) -> str | bytes | int:
