@@ -408,6 +408,11 @@ def a_zip(path: Path) -> None:
         (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "found a PNG picture; name a file of torch.save"),
         (lambda p: p.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'), "found a safetensors file; open it with"),
         (lambda p: p.write_bytes(gzip.compress(b"x")), "found a gzip file; unpack it with gunzip"),
+        (lambda p: p.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(9)), "found a zstd file; unpack it with unzstd"),
+        (
+            lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(9)),
+            "found an HDF5 file, as Keras writes it; name a file",
+        ),
         (legacy, "found the one that torch.save wrote before 1.6, which holds no checksums; load it with torch.load"),
         (
             lambda p: p.write_bytes(pickle.dumps({"epoch": 3})),
