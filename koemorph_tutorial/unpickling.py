@@ -1,7 +1,8 @@
 """A pickle read as data: plain containers are built, and nothing that it names is imported or called.
 
 Python's own unpickler is not safe even when every name in the file is replaced by something harmless: five bytes make
-it reserve 32 GB (the index of a memo), and a deep tuple as a key ends the process (it is hashed by recursion in C).
+it reserve gigabytes (a memo takes 16 bytes for each index up to the one it is given), and a deep tuple as a key ends
+the process (it is hashed by recursion in C).
 This machine knows the opcodes that ``torch.save`` writes, costs memory in proportion to the bytes it is given, and
 hashes nothing that is nested. The opcodes: ``pickletools.dis``.
 """
