@@ -9,7 +9,7 @@ LESSONS ?=
 PIP_ARGS := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lint bench notebooks browser lock clean FORCE
+.PHONY: help setup lab test proof lint bench notebooks browser lock clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ lab: setup ## open JupyterLab on your own copies of the lessons
 
 test: setup ## run all tests
 	.venv/bin/pytest
+
+proof: setup ## try what `make test` samples at every point (some 20 minutes; needs Linux for all of it)
+	.venv/bin/pytest tests/proof -s
 
 lint: setup ## check style, format, types, and which room imports which
 	.venv/bin/ruff check

@@ -17,7 +17,7 @@ from .records import BEST_NAME, CheckpointError, StopTraining
 if TYPE_CHECKING:
     from .resume import Resumed
 
-DONE, UNUSABLE, STOPPED, INTERRUPTED = 0, 2, 3, 130
+DONE, NO, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _DESCRIPTION = """\
 Train the KoeMorph example, stop it whenever you like, and bring it back.
@@ -26,8 +26,8 @@ The example learns to move a face (52 ARKit blendshapes) from synthetic speech, 
 of its own with its config and its checkpoints; the same library saves and resumes any PyTorch training loop.
 """
 _EXIT_CODES = """\
-exit codes: 0 done; 2 a setting, a file or a folder cannot be used, and one line says why; 3 stopped after saving;
-130 interrupted
+exit codes: 0 done; 1 a test found something; 2 a setting, a file or a folder cannot be used, and one line says why;
+3 stopped after saving; 130 interrupted
 """
 _TRAIN = """\
 Train, save when it is due, and say what was saved and why.
@@ -59,6 +59,23 @@ _LAB = """\
 Copy the lessons that you have no copy of to outputs/my-notebooks, and open JupyterLab in the first one.
 
 A copy that is there is yours and is never written to. It needs the project's folder, where the lessons are.
+"""
+
+
+_CRASH_TEST = """\
+Kill, or fail, a training at every file operation, and say what a fresh process makes of what is left each time:
+killed there, killed in the middle of the write, no space left, an input/output error, a power cut.
+
+Without --script it tries this library's own saves: a training of four epochs, and a roll-back.
+"""
+_CRASH_TEST_EXAMPLES = """\
+A script is a training of yours, small enough to be run some hundred times. Any script that saves by a CheckpointManager
+will do as it is; it runs in an empty folder each time. For any other way of saving it defines two functions:
+
+  from koemorph_tutorial.testing import saved
+
+  def train(directory):      # train to the end, going on from what lies there; after each save: saved(digest)
+  def recover(directory):    # resume; return the digest of what was restored, None for a fresh start
 """
 
 
@@ -100,6 +117,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print JSON, for programs: every tensor; long texts are cut"
     )
     inspect.set_defaults(run=_inspect)
+
+    crash = commands.add_parser(
+        "crash-test",
+        help="kill a training at every file operation",
+        description=_CRASH_TEST,
+        epilog=_CRASH_TEST_EXAMPLES,
+        formatter_class=layout,
+    )
+    crash.add_argument("--script", metavar="FILE", type=Path, help="a training of yours")
+    crash.add_argument("--max-points", metavar="N", type=int, help="try only N of the operations, the same each time")
+    crash.add_argument("--json", action="store_true", help="print JSON, for programs: every point, every trial")
+    crash.set_defaults(run=_crash_test)
 
     lab = commands.add_parser(
         "lab", help="open your copies of the lessons in JupyterLab", description=_LAB, formatter_class=layout
@@ -235,6 +264,42 @@ def _inspect(options: argparse.Namespace) -> int:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # what it cannot show is escaped
     print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
     return DONE
+
+
+def _crash_test(options: argparse.Namespace) -> int:
+    import json
+
+    from .testing.crash import CrashTestError, Recover, Train, Trial, crash_test
+    from .testing.example import recover, train, train_and_go_back
+    from .testing.scripts import load_script
+
+    trainings: dict[str, tuple[Train, Recover]] = {
+        "a training of four epochs": (train, recover),
+        "a roll-back": (train_and_go_back, recover),
+    }
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def show_progress(trial: Trial, number: int, total: int) -> None:
+        if on_terminal:
+            end = "\n" if number == total else "\r"
+            print(f"trial {number:5,} of {total:,}", end=end, file=sys.stderr, flush=True)
+
+    campaigns = {}
+    try:
+        if options.script is not None:
+            trainings = {str(options.script): load_script(options.script)}
+        for name, (training, recovery) in trainings.items():
+            campaigns[name] = crash_test(training, recovery, max_points=options.max_points, on_trial=show_progress)
+            if not options.json:
+                print(f"{name}:", *(f"  {line}" for line in campaigns[name].lines()), sep="\n", flush=True)
+    except CrashTestError as error:
+        return _unusable(f"{options.script or 'crash-test'}: {error}")
+    except KeyboardInterrupt:
+        print("\nkoemorph: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if options.json:
+        print(json.dumps({name: json.loads(campaign.to_json()) for name, campaign in campaigns.items()}))
+    return NO if any(campaign.not_ok for campaign in campaigns.values()) else DONE
 
 
 def _lab(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import archive
+from .cut import Cut, read_cut, remove_cut, write_cut
 from .durable import link, sync_directory
 from .records import (
     BEST_NAME,
@@ -26,7 +27,7 @@ from .records import (
     numbered_name,
 )
 from .resume import Found
-from .storage import PathLike, describe, list_checkpoints, load_checkpoint, save_checkpoint
+from .storage import PathLike, describe, describe_all, list_checkpoints, load_checkpoint, save_checkpoint
 
 
 def is_used(directory: PathLike) -> bool:
@@ -61,21 +62,18 @@ def go_on(
 ) -> tuple[dict[str, Any], Best, list[str]]:
     """Make `directory` the one in which the run of `found` goes on, from just there.
 
-    At home, what is damaged and, going `back`, what is newer is moved aside. Elsewhere a new line branches off, which
-    begins with a ``last_model.pth`` of its own. Return the run's record, the best whose bytes are in place, what to
-    say.
+    At home, what is damaged and, going `back`, what is newer is moved aside, and a roll-back that was interrupted is
+    brought to its end. Elsewhere a new line branches off, which begins with a ``last_model.pth`` of its own. Return the
+    run's record, the best whose bytes are in place, what to say.
     """
     before = found.checkpoint.get("run") or {}
-    if is_home(found, directory):
-        lines = {file.line for file in list_checkpoints(directory)} - {None}
-        if lines and found.file.line is not None and found.file.line not in lines:
-            raise MismatchError(
-                f"{found.file.path}: it belongs to another line of runs than what lies beside it; branch from it into "
-                "a directory of its own"
-            )
-        notes = abandon(found, directory, newer=back)
+    home = is_home(found, directory)
+    if home:
+        cut = _cut_back(found, directory) if back else read_cut(directory)
+        notes = abandon(found, directory, cut)
         saves = max([found.file.saves, *(file.saves for file in found.listing)])
-        run = new_line(found.file.path.name, saves)
+        # What is written from now on is never one of the saves that the mark hides.
+        run = new_line(found.file.path.name, max(saves, cut.until if cut else 0))
         run["line"] = before.get("line") or run["line"]
         origin = before.get("parent")
     else:
@@ -84,38 +82,69 @@ def go_on(
         metrics = dict(found.file.metrics)  # plain: the recipe's may be numpy's
         save_checkpoint({**found.checkpoint, "metrics": metrics, "run": run}, directory / LAST_NAME)
     best, mended = mend_names(directory, found, best, run, settings, origin)
+    if home:
+        remove_cut(directory)
     return run, best, notes + mended
 
 
-def abandon(found: Found, directory: Path, *, newer: bool) -> list[str]:
-    """Move what must not be taken for part of the run to ``abandoned-NNN/``; return what to say about it.
+def _cut_back(found: Found, directory: Path) -> Cut | None:
+    """Mark, durably, that the run goes on from `found`; None if nothing newer is there.
 
-    These are the damaged files that were passed over and, if `newer`, whatever was saved after `found`. Nothing is
-    removed.
+    What is newer is moved at once and not after the first new save: that one would take the name ``last_model.pth``
+    from a save that may have no other. Until all of it is moved the mark says that it does not count.
     """
     listing = list_checkpoints(directory)
-    later = [file.path.name for file in listing if newer and file.saves > found.file.saves]
+    lines = {file.line for file in listing} - {None}
+    damaged = {name for name, error in listing.ignored if isinstance(error, DamagedCheckpointError)}
+    if lines and found.file.line not in lines and (found.file.line is not None or found.file.path.name in damaged):
+        raise MismatchError(
+            f"{found.file.path}: it belongs to another line of runs than what lies beside it; branch from it into a "
+            "directory of its own"
+        )
+    before = read_cut(directory)  # of an earlier roll-back that was interrupted: this one takes its place
+    line = next(iter(lines), None) or (before and before.line) or found.file.line
+    saves = [file.saves for file in describe_all(directory)[0] if file.line in (line, None)]
+    until = max(saves + ([before.until] if before else []))
+    if until <= found.file.saves:
+        remove_cut(directory)
+        return None
+    cut = Cut(line=line, after=found.file.saves, until=until)
+    write_cut(directory, cut)
+    return cut
+
+
+def abandon(found: Found, directory: Path, cut: Cut | None) -> list[str]:
+    """Move what must not be taken for part of the run to ``abandoned-NNN/``; return what to say about it.
+
+    These are the damaged files that were passed over, and what `cut` says is rolled back. Nothing is removed.
+    """
+    listing = list_checkpoints(directory)
+    later = [file.path.name for file in describe_all(directory)[0] if cut is not None and cut.hides(file)]
     ignored = [*found.passed_over, *listing.ignored]
-    for file in listing:  # a damaged best would else stay the best for ever
-        if file.kind == "best" and file.inode != found.file.inode and _is_sound(file) is False:
-            ignored.append((file.path.name, DamagedCheckpointError(f"{file.path}: is damaged")))
-            later = [name for name in later if name != file.path.name]
-    damaged = list(dict.fromkeys(name for name, error in ignored if isinstance(error, DamagedCheckpointError)))
+    damaged = [name for name, error in ignored if isinstance(error, DamagedCheckpointError)]
+    # A damaged best would else stay the best for ever.
+    bests = [file for file in listing if file.kind == "best" and file.inode != found.file.inode]
+    damaged = list(dict.fromkeys(damaged + [file.path.name for file in bests if _is_sound(file) is False]))
+    later = [name for name in later if name not in damaged]
     if not later and not damaged:
         return []
-    aside = _new_aside(directory)
-    for name in (*damaged, *later):
-        os.rename(directory / name, aside / name)
-    sync_directory(aside)
-    sync_directory(directory)
+    aside = _move_aside(directory, *damaged, *later)
     what = [f"{len(names)} {kind}" for kind, names in (("damaged", damaged), ("newer", later)) if names]
     return [f"{' and '.join(what)} checkpoints were moved to {aside.name}/, none was removed"]
 
 
-def _new_aside(directory: Path) -> Path:
+def _move_aside(directory: Path, *names: str) -> Path:
+    """Move files, durably, to a place of their own; return it."""
     taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
-    aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
-    aside.mkdir()
+    aside = directory / f"abandoned-{max(taken, default=0):03d}"
+    if not aside.is_dir() or os.listdir(aside):  # an empty one is what a kill has left
+        aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
+        aside.mkdir()
+    sync_directory(directory)  # the place is there for good before the first file goes
+    for name in names:
+        os.rename(directory / name, aside / name)
+    sync_directory(aside)
+    sync_directory(directory)
     return aside
 
 
@@ -137,8 +166,12 @@ def mend_names(
     here = found.file.path if home else directory / LAST_NAME
     here_are = {file.path.name: file for file in list_checkpoints(directory)}
     notes, names = [], []
-    if LAST_NAME not in here_are or here_are[LAST_NAME].inode != here.stat().st_ino:
+    last = here_are.get(LAST_NAME)
+    if last is None or last.inode != here.stat().st_ino:
         names.append(LAST_NAME)
+        if last is not None and last.line is None:  # written over by the recipe, or the recipe's own: of another run
+            aside = _move_aside(directory, LAST_NAME)
+            notes.append(f"what was {LAST_NAME} is older (epoch {last.epoch}) and was moved to {aside.name}/")
     numbered = numbered_name(found.file.epoch)
     if home and _is_end(found.file) and settings.is_due(found.file.epoch) and numbered not in here_are:
         names.append(numbered)
@@ -151,9 +184,7 @@ def mend_names(
         holder, remaining = _best_that_remains([found.file, *past, *_before(origin)], best, found)
         stays = holder is not None and in_place is not None and holder.path.samefile(in_place.path)
         if not stays and (directory / BEST_NAME).exists():  # the best by another measure, or another run's
-            aside = _new_aside(directory)
-            os.rename(directory / BEST_NAME, aside / BEST_NAME)
-            sync_directory(aside)
+            aside = _move_aside(directory, BEST_NAME)
             names.append(BEST_NAME)
             notes.append(f"what was {BEST_NAME} does not count any more and was moved to {aside.name}/")
         if holder is None and best.value is not None:

@@ -4,15 +4,21 @@ Order of a write: temporary file beside the target, fsync (with a check of what 
 or a full disk at any moment leaves the name as it was or as it will be. The name itself is durable once its directory
 was synced, which a caller does after its last name: `sync_directory`.
 
+A kill can leave the temporary file. It holds a lock on itself while somebody writes it, so `sweep` knows which are
+stale.
+
 What this does not promise: a disk may lie about fsync.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +29,7 @@ from .records import CheckpointError, CheckpointWriteError
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_file(
@@ -39,9 +46,17 @@ def write_file(
     >>> path.read_text(), len(list(path.parent.iterdir()))
     ('seed: 1', 1)
     """
+    while not _write_file(path, write, check):  # a sweep took the temporary before it could be marked as busy
+        pass
+
+
+def _write_file(path: Path, write: Callable[[BinaryIO], object], check: Callable[[BinaryIO], object] | None) -> bool:
     temporary = _temporary(path)
     try:
         with open(temporary, "xb+") as file:
+            _mark_busy(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                return False
             write(file)
             file.flush()
             with ThreadPoolExecutor(1) as beside:
@@ -49,31 +64,69 @@ def write_file(
                 if check is not None:
                     check(file)
                 synced.result()
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+    return True
 
 
 def link(source: Path, target: Path) -> None:
     """Give `source` the further name `target` in one step, by hard link, or as a copy where there are no links."""
     temporary = _temporary(target)
-    try:
+    with open(source, "rb") as file:
+        _mark_busy(file, fcntl.LOCK_SH)  # the temporary is a second name of it, so it is busy as well
         try:
-            os.link(source, temporary)
+            os.link(os.path.realpath(source), temporary)  # of the file, where source is a symbolic link
+            os.replace(temporary, target)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in _NO_LINKS or os.path.lexists(temporary):
                 raise
-            with open(source, "rb") as old, open(temporary, "xb") as new:
-                shutil.copyfileobj(old, new, 1 << 20)
-                new.flush()
-                os.fsync(new.fileno())
-        os.replace(temporary, target)
-    finally:
-        # Where target is the same file already, the rename does nothing and leaves the temporary name.
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            write_file(
+                target, lambda copy: shutil.copyfileobj(file, copy, 1 << 20), check=lambda copy: _compare(file, copy)
+            )
+        finally:
+            # Where target is the same file already, the rename does nothing and leaves the temporary name.
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def _compare(file: BinaryIO, copy: BinaryIO) -> None:
+    for each in (file, copy):
+        each.seek(0)
+    while data := file.read(1 << 20):
+        if data != copy.read(len(data)):
+            raise OSError(errno.EIO, "the copy is not what was copied")
+
+
+def _mark_busy(file: BinaryIO, kind: int) -> None:
+    with suppress(OSError):  # held by a sweep that is looking at it, or a file system without locks
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporary files in `directory` that a kill has left; what somebody is writing stays.
+
+    Others' ``.tmp`` files are not touched. A temporary that is a second name of a checkpoint takes none of its bytes
+    away. What cannot be opened, locked or removed is left. Call it under the directory's lock.
+    """
+    with suppress(OSError):  # whoever needs the listing is told why there is none
+        for name in os.listdir(directory):
+            if _TEMPORARY.fullmatch(name):
+                _remove_stale(directory / name)
+
+
+def _remove_stale(temporary: Path) -> None:
+    with suppress(OSError):
+        # Not to wait for the writer of a named pipe, nor to follow a link.
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(temporary)
+        finally:
+            os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:
@@ -88,18 +141,48 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make `directory` where absent and ask whether it can be written: better now than after the first epoch.
+def prepare_directory(directory: Path) -> list[Path]:
+    """Make `directory` where absent, durably, and ask whether it can be written: better now than after an epoch.
+
+    Return the folders that were made, the outermost first.
 
     Raises:
-        CheckpointWriteError: it cannot be made or written.
+        CheckpointWriteError: it cannot be made or written; then no new folder is left.
     """
+    made: list[Path] = []
     with refusals_named(directory):
-        if not directory.is_dir():
-            directory.mkdir(parents=True)
-            sync_directory(directory.parent)
-        if not os.access(directory, os.W_OK | os.X_OK):  # a read-only file system says no to root as well
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        try:
+            for folder in reversed([directory, *directory.parents]):
+                if _make(folder):
+                    made.append(folder)
+                    with suppress(PermissionError):  # a parent may be writable and not readable
+                        sync_directory(folder.parent)
+            if not os.access(directory, os.W_OK | os.X_OK):  # a read-only file system says no to root as well
+                os_error = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
+                raise OSError(os_error, os.strerror(os_error))
+        except BaseException:
+            remove_directories(made)
+            raise
+    return made
+
+
+def _make(folder: Path) -> bool:
+    if os.path.isdir(folder):
+        return False
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if os.path.isdir(folder):  # another process was faster
+            return False
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    return True
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove folders that `prepare_directory` made, as far as they are empty."""
+    with suppress(OSError):
+        for folder in reversed(made):
+            os.rmdir(folder)
 
 
 @contextmanager

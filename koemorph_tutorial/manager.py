@@ -6,7 +6,8 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +15,13 @@ from typing import Any, Literal, Self, Unpack
 from weakref import WeakValueDictionary
 
 from .commit import Commits, Saved
+from .cut import remove_cut
 from .directory import go_on, is_home, is_used, new_line
-from .durable import prepare_directory, refusals_named
+from .durable import prepare_directory, refusals_named, remove_directories, sweep
 from .loading import ResumableLoader
+from .lock import LOCK_NAME, Hold, hold
 from .naming import describe_parameters, unnamed_parameters
+from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
 from .records import (
     Best,
@@ -95,6 +99,8 @@ class CheckpointManager:
         self._warned = False
         self._started = time.monotonic()
         self._trained_before = 0.0  # seconds, in the processes before this one
+        self._size: int | None = None  # of the file that was resumed from, in bytes
+        self._hold: Hold | None = None  # of the directory, once the run has begun
         self._error: Exception | None = None
         self._closed = False
 
@@ -118,18 +124,22 @@ class CheckpointManager:
 
         Raises:
             CheckpointError: as `resume_training`; also inside an epoch without the `ResumableLoader` that was saved.
+            DirectoryLockedError: another process writes into the directory.
         """
         self._check_open()
         if self._commits.run is not None:
             raise RuntimeError("resume: this manager has begun already; make a new one to go on from another file")
+        with self._alone():
+            return self._resume(source, strict)
+
+    def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
         if source == "auto" and not is_used(self.directory):
-            self._begin_run()
+            self._begin()
             return Resumed(best=self.best)
         found = find(self.directory if source == "auto" else source)
         if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
-        prepare_directory(self.directory)
         resumed = bring_back(found, self._objects, strict=strict)
         self._take_over()
         best, notes = resumed.best, list(resumed.notes)
@@ -145,6 +155,7 @@ class CheckpointManager:
         self._metrics = dict(found.file.metrics)
         self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
         self._started = time.monotonic()
+        self._size = found.file.size if not resumed.unexpected else None  # else what is saved from now on is smaller
         return replace(resumed, best=best, notes=(*notes, *done))
 
     def epochs(self, total: int, *, resume: bool = True) -> Generator[int, None, None]:
@@ -156,6 +167,8 @@ class CheckpointManager:
 
         Raises:
             UsedDirectoryError: ``resume=False`` where another run's checkpoints lie.
+            DirectoryLockedError: another process writes into the directory.
+            CheckpointWriteError: there is no room for what the run will hold.
         """
         self._check_open()
         total = operator.index(total)
@@ -164,6 +177,7 @@ class CheckpointManager:
         if self._commits.run is None and resume:
             self.resume()
         self._begin_run()
+        self._check_room(contents_held(self.settings, self.position.epoch, total))
         self._driven = True
         if self.position.epoch >= total:
             logger.warning("nothing left to do: %d of %d epochs are done", self.position.epoch, total)
@@ -229,8 +243,11 @@ class CheckpointManager:
             raise TypeError("save: epochs() counts epoch and global_step; leave them out")
         if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
-        self._begin_run()
-        self._metrics = plain_metrics(metrics)
+        metrics = plain_metrics(metrics)
+        if self._commits.run is None:
+            self._begin_run()
+            self._check_room(1)
+        self._metrics = dict(metrics)
         self._warn_of_missing_monitor()
         ended = self._progress.end_epoch(epoch, global_step)
         self._unfinished = True
@@ -257,7 +274,8 @@ class CheckpointManager:
         except Exception as failure:
             if error is None:
                 raise
-            logger.error("%s", failure)  # the exception that is under way must not be hidden by it
+            if str(failure) != str(error):  # a full disk is said once
+                logger.error("%s", failure)  # the exception that is under way must not be hidden by it
 
     def _close(self, *, clean: bool) -> None:
         if self._closed:
@@ -266,7 +284,7 @@ class CheckpointManager:
             if self._error is None and self._unfinished and (self._driven or clean):
                 self._finish()
         finally:
-            self._closed = True
+            self._let_go()
         if self._error is not None:
             raise self._error
 
@@ -274,13 +292,17 @@ class CheckpointManager:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
         if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
+        if self._hold is not None:
+            self._hold.check()
         self._unfinished = False
         ended = self.position.epoch - 1
         decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
         if decision.names and decision.best == self.best and self._commits.is_newest(self.position):
             self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
-        else:
+        elif decision.names:
             self._carry_out(decision, ended, self._metrics)
+        else:
+            self._commits.retain()  # a kill may have come between the last save and its removals
 
     def _decide(self, epoch: int, metrics: Mapping[str, float], **circumstances: Any) -> Decision:
         return decide(
@@ -322,17 +344,49 @@ class CheckpointManager:
         key = os.path.realpath(self.directory)
         older = _MANAGERS.get(key)
         if older is not None and older is not self:
-            older._closed = True
+            older._let_go()
         _MANAGERS[key] = self
+
+    def _let_go(self) -> None:
+        self._closed = True
+        if self._hold is not None:
+            self._hold.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only process that writes here while a run begins, and keep it so if it did begin."""
+        made = prepare_directory(self.directory)
+        mine = None
+        try:
+            mine = hold(self.directory)
+            sweep(self.directory)
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if mine is not None and made and os.listdir(self.directory) == [LOCK_NAME]:  # nothing was begun
+                    os.unlink(self.directory / LOCK_NAME)
+            remove_directories(made)
+            if mine is not None:
+                mine.release()
+            raise
+        self._hold = mine
 
     def _begin_run(self) -> None:
         if self._commits.run is not None:
             return
-        if is_used(self.directory):
-            raise self._used("for a fresh start")
+        with self._alone():
+            if is_used(self.directory):
+                raise self._used("for a fresh start")
+            self._begin()
+
+    def _begin(self) -> None:
+        with refusals_named(self.directory):
+            remove_cut(self.directory)  # of a run whose files somebody has moved away
         self._take_over()
-        prepare_directory(self.directory)
         self._commits.begin(new_line())
+
+    def _check_room(self, contents: int) -> None:
+        check_room(self.directory, contents, self._size or size_of_state(self._objects))
 
     def _used(self, what_for: str) -> UsedDirectoryError:
         return UsedDirectoryError(
@@ -351,3 +405,5 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this CheckpointManager is closed, or a newer one took its directory over; use that one")
+        if self._hold is not None:
+            self._hold.check()

@@ -52,6 +52,10 @@ class UsedDirectoryError(CheckpointError, FileExistsError):
     """A fresh start was asked for where another run's checkpoints lie."""
 
 
+class DirectoryLockedError(CheckpointError, BlockingIOError):
+    """Another process writes in the directory."""
+
+
 class CheckpointWriteError(CheckpointError, OSError):
     """The disk refused; ``errno`` says why."""
 

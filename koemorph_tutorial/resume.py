@@ -112,6 +112,7 @@ def find(source: PathLike) -> Found:
                 return Found(file=file, checkpoint=checkpoint, passed_over=tuple(unusable), listing=listing)
         else:
             unusable.append((file.path.name, seen[file.inode]))
+    unusable = unusable or list(listing.ignored)
     if not unusable:
         raise CheckpointNotFoundError(f"{source}: expected checkpoints, found none; check the path")
     raise CheckpointNotFoundError(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .lock import hold
 from .records import Best, CheckpointFile
 from .storage import PathLike, list_checkpoints
 
@@ -137,9 +138,13 @@ def cleanup_old_checkpoints(
 
     Raises:
         CheckpointNotFoundError: no directory of that name.
+        DirectoryLockedError: another process writes there.
         ValueError: `keep_n` below 2.
     """
     if keep_n < 2:
         raise ValueError(f"keep_n: expected 2 or more, found {keep_n}")
     plan = plan_retention(list_checkpoints(directory), keep_last_n=keep_n, keep_best_n=keep_best_n)
-    return plan if dry_run else carry_out(plan)
+    if dry_run:
+        return plan
+    with hold(Path(directory)):  # and planned again: until now another process may have written
+        return carry_out(plan_retention(list_checkpoints(directory), keep_last_n=keep_n, keep_best_n=keep_best_n))

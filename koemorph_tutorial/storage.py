@@ -3,8 +3,10 @@
 A save is one serialisation into one file, verified before it gets its name; every further name is a hard link to the
 same bytes. A load checks every byte before anything is built of it. A listing reads headers alone.
 
-What this does not promise: verification reads what the kernel holds, not the platter. Names of one save are links to
-ONE copy of the bytes: what overwrites one of them in place changes all.
+What this does not promise: verification reads what the kernel holds, not the platter, and a disk may lie about having
+written. Names of one save are links to ONE copy of the bytes: what overwrites one of them in place changes all. A kill
+can leave a temporary file, and some of the names of a save without the others; a resume puts both right. To save takes
+no lock: two processes that write one directory must agree (`CheckpointManager` sees to it).
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import os
 import pickle
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import archive
+from .cut import CUT_NAME, read_cut
 from .durable import link, refusals_named, sync_directory, write_file
 from .header import kind_text, read_header
 from .records import (
@@ -25,10 +29,12 @@ from .records import (
     CheckpointError,
     CheckpointFile,
     CheckpointNotFoundError,
+    DamagedCheckpointError,
     NewerFormatError,
     Position,
     UnsupportedCheckpointError,
     kind_of,
+    numbered_name,
 )
 
 if TYPE_CHECKING:
@@ -66,8 +72,10 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *, also: Sequ
     check_plain(checkpoint)
     with refusals_named(path):
         write_file(path, lambda file: _serialise(checkpoint, file), check=lambda file: archive.verify(file, path))
-        for name in also:
+    for name in also:
+        with refusals_named(path.parent / name):
             link(path, path.parent / name)
+    with refusals_named(path.parent):
         sync_directory(path.parent)
     return describe(path)
 
@@ -109,7 +117,43 @@ def list_checkpoints(directory: PathLike) -> Listing:
     """List the checkpoints of one run's `directory`, newest first, from their headers, without torch.
 
     Newest is the one with the most saves in the line of runs, whatever the clock and the file names say. Files of
-    another line, damaged headers and names that only look like ours are in ``.ignored``, with the reason.
+    another line, damaged headers, links to elsewhere, what is being rolled back and names that only look like ours are
+    in ``.ignored``, with the reason.
+
+    Raises:
+        CheckpointNotFoundError: no such directory, or one that cannot be read.
+        DamagedCheckpointError: the mark of an interrupted roll-back that cannot be read.
+    """
+    files, ignored = describe_all(directory)
+    cut = read_cut(Path(directory))
+    hidden = {file.path for file in files if cut is not None and cut.hides(file)}
+    visible = [file for file in files if file.path not in hidden]
+    # The line is that of the newest names, but files without one are the oldest of it: see _is_overwritten.
+    newest = (f.line for kind in ("last", "numbered", "best") for f in visible if f.kind == kind and f.line)
+    line = cut.line if cut is not None and cut.line else next(newest, None)
+    first = min((file.saves for file in files if file.line == line and file.saves), default=sys.maxsize)
+    goes_on = next((file.path.name for file in visible if file.line in (line, None)), "what is left")
+    rolled_back = CheckpointError(f"rolled back: newer than {goes_on}, where the run goes on, as {CUT_NAME} says")
+    ours = []
+    for file in files:
+        name = file.path.name
+        if file.path in hidden:
+            ignored.append((name, rolled_back))
+        elif file.line not in (line, None):
+            ignored.append((name, CheckpointError(f"belongs to another line of runs ({file.line})")))
+        elif line is not None and file.line is None and _is_overwritten(file, first):
+            ignored.append((name, _overwritten(file)))
+        else:
+            ours.append(file)
+    listing = Listing(ours)
+    listing.ignored = tuple(ignored)
+    return listing
+
+
+def describe_all(directory: PathLike) -> tuple[list[CheckpointFile], list[tuple[str, CheckpointError]]]:
+    """Describe every file in `directory` that has a name of ours, newest first, whatever line it belongs to.
+
+    Return as well what cannot be described, with the reason.
 
     Raises:
         CheckpointNotFoundError: no such directory, or one that cannot be read.
@@ -126,6 +170,7 @@ def list_checkpoints(directory: PathLike) -> Listing:
     for name in names:
         if kind_of(name) != "other":
             try:
+                _check_link(directory, name)
                 files.append(describe(directory / name))
             except CheckpointError as error:
                 if os.path.lexists(directory / name):  # a file removed meanwhile is no news
@@ -133,16 +178,34 @@ def list_checkpoints(directory: PathLike) -> Listing:
         elif name.startswith("checkpoint_epoch_"):
             ignored.append((name, CheckpointError("not a name that this library writes")))
     files.sort(key=lambda file: (file.saves, _ORDER[file.kind]), reverse=True)
-    line = next((file.line for kind in ("last", "numbered", "best") for file in files if file.kind == kind), None)
-    ours = [file for file in files if file.line in (line, None)]
-    ignored += [
-        (file.path.name, CheckpointError(f"belongs to another line of runs ({file.line})"))
-        for file in files
-        if file not in ours
-    ]
-    listing = Listing(ours)
-    listing.ignored = tuple(ignored)
-    return listing
+    return files, ignored
+
+
+def _check_link(directory: Path, name: str) -> None:
+    path = directory / name
+    if path.is_symlink() and os.path.dirname(target := os.path.realpath(path)) != os.path.realpath(directory):
+        where = "which is no file of this run" if os.path.exists(target) else "where nothing is"
+        raise UnsupportedCheckpointError(
+            f"{path}: expected a checkpoint file (.pth), found a symbolic link to {target}, {where}; the next save of "
+            "that name takes its place and does not touch what it leads to"
+        )
+
+
+def _is_overwritten(file: CheckpointFile, first: int) -> bool:
+    """Say whether a file without a line was put over a save of the line that lies beside it.
+
+    A run that goes on from the recipe's files counts its saves on from theirs, so they are older than all of its own
+    (`first` is the count of its oldest). What says to be newer, or has another epoch than its name, was written since,
+    by a ``torch.save`` that knew nothing of the run: in place, so that all names of one save have changed at once.
+    """
+    return file.saves >= first or (file.kind == "numbered" and file.path.name != numbered_name(file.epoch))
+
+
+def _overwritten(file: CheckpointFile) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"{file.path}: expected a save of the run that lies beside it, found one of no run (epoch {file.epoch}): "
+        "something else has written over it, so it is not used"
+    )
 
 
 def describe(path: PathLike) -> CheckpointFile:

@@ -420,3 +420,164 @@ def test_no_answer_is_odd_enough_to_stop_a_lesson(source: str, capsys: pytest.Ca
     assert said.startswith("01.4: not yet\n")
     assert len(said) < 600
     assert "\x1b" not in said
+
+
+# ---------------------------------------------------------------------------- lesson 02: answers that are tried apart
+
+
+def named(number: str, *lines: str) -> str:
+    """Return an answer with this body, in place of what the solution has below its first lines."""
+    head = EXERCISES[number].solution.splitlines()
+    (start,) = [index for index, line in enumerate(head) if line.startswith("def ")]
+    imports = "import json, os, pathlib, re, shutil, signal, sys, tempfile, time\n"
+    return imports + "\n".join([head[start], *(f"    {line}" for line in lines)])
+
+
+METRICS_BEGIN = (
+    'with open(path + ".new", "w") as file:',
+    "    json.dump(metrics, file)",
+    "    file.flush()",
+    "    os.fsync(file.fileno())",
+)
+
+NEW_NAME_EACH_TIME = (
+    "file = tempfile.NamedTemporaryFile('w', dir=os.path.dirname(path), delete=False)",
+    "json.dump(metrics, file)",
+    "file.flush()",
+    "os.fsync(file.fileno())",
+    "os.replace(file.name, path)",
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'os.rename(path + ".new", path)',
+        'pathlib.Path(path + ".new").replace(path)',
+        'shutil.move(path + ".new", path)',
+    ],
+)
+def test_every_right_way_to_put_a_file_in_place_passes(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "02.3: passed" in said_to("02.3", named("02.3", *METRICS_BEGIN, line), capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (('json.dump(metrics, open(path, "w"))',), "This opens `metrics.json` itself"),
+        ((*METRICS_BEGIN, 'os.link(path + ".new", path)'), "`save_metrics` raised FileExistsError"),
+        ((*METRICS_BEGIN, "os.remove(path)"), "afterwards there is no `metrics.json`"),
+        ((*METRICS_BEGIN, "return"), "afterwards `metrics.json` still holds the old metrics"),
+        (('open(path, "w").close()',), "afterwards `metrics.json` does not hold the new metrics"),
+        (
+            NEW_NAME_EACH_TIME,
+            "works, as long as nobody kills it. Of ",
+        ),
+    ],
+)
+def test_what_is_said_of_other_ways_is_true(
+    lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in said_to("02.3", named("02.3", *lines), capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("os._exit(0)",), "ended the process that it ran in: ended with exit code 0"),
+        (("os.kill(os.getpid(), signal.SIGKILL)",), "ended the process that it ran in: killed by SIGKILL"),
+        (("sys.exit(3)",), "`save_metrics` raised SystemExit: 3"),
+        (("raise KeyboardInterrupt",), "ended the process that it ran in: KeyboardInterrupt"),
+        (("shutil.rmtree(os.getcwd())",), "afterwards there is no `metrics.json`"),
+        (("os.chdir('/')",), "afterwards there is no `metrics.json`"),
+        (("for name in ('open', 'replace', 'fsync'): setattr(os, name, None)",), "still holds the old metrics"),
+    ],
+)
+def test_an_answer_that_does_harm_does_it_elsewhere(
+    lines: tuple[str, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    assert words in said_to("02.3", named("02.3", *lines), capsys)
+    assert [tmp_path / "mine.txt"] == list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(("name", "words"), [(None, "02.3: passed"), ("in place", "02.3: not yet\nThis opens")])
+def test_files_that_are_opened_as_in_a_notebook_are_seen(
+    name: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from IPython.core import interactiveshell
+
+    before = interactiveshell.io_open
+    exercise = EXERCISES["02.3"]
+    source = exercise.misconceptions[name].example if name else exercise.solution
+    namespace: dict[str, object] = {"open": interactiveshell._modified_open}
+    exec(source, namespace)
+    check("02.3", namespace["save_metrics"])
+    assert capsys.readouterr().out.startswith(words)
+    assert before is interactiveshell.io_open
+
+
+def test_an_answer_that_never_ends_is_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("koemorph_tutorial.teaching.trial.PATIENCE", 0.5)
+    said = said_to("02.3", named("02.3", "while True: pass"), capsys)
+    assert "02.3: not yet\n`save_metrics` did not come to an end within 0.5 seconds\n" == said
+
+
+def test_what_an_answer_prints_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    said = said_to("02.5", named("02.5", "print('I was\x1b here')", "return 3"), capsys)
+    assert said.startswith("I was\\x1b here\n")
+    assert "expected the checkpoint as it was loaded, a dict, found: int" in said
+
+
+PUT = ("os.path.exists({new}) and os.remove({new})", "os.link(path, {new})", "os.replace({new}, name)")
+
+
+@pytest.mark.parametrize(("new", "words"), [("name + '.x'", "passed"), ("f'{name}.{os.getpid()}'", "is left")])
+def test_other_names_for_the_temporary_one_are_judged_by_what_a_kill_leaves(
+    new: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in said_to("02.4", named("02.4", *(line.format(new=new) for line in PUT)), capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("if os.path.exists(name): os.remove(name)", "os.symlink(path, name)"), "A symbolic link points to a name"),
+        (("shutil.copy(path, name + '.x')", "os.replace(name + '.x', name)"), "This is a second copy"),
+        (("shutil.move(path, name)",), "has lost its own"),
+        (("os.remove(path)",), "afterwards there is no `best_model.pth`"),
+    ],
+)
+def test_what_is_said_of_other_names_is_true(
+    lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in said_to("02.4", named("02.4", *lines), capsys)
+
+
+def test_the_newest_sound_one_may_be_found_by_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        "from koemorph_tutorial.resume import find",
+        "return find(folder).checkpoint if any(pathlib.Path(folder).glob('*.pth')) else None",
+    )
+    assert "02.5: passed" in said_to("02.5", named("02.5", *lines), capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("list(pathlib.Path(folder).iterdir())",), "`newest` returned None where 3 checkpoints lie"),
+        (("return max(pathlib.Path(folder).glob('*.pth'))",), "a dict, found: PosixPath"),
+        (("return json.loads(3)",), "`newest` raised TypeError"),
+    ],
+)
+def test_what_is_said_of_other_finds_is_true(
+    lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in said_to("02.5", named("02.5", *lines), capsys)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from koemorph_tutorial import CheckpointSettings, save_checkpoint
+from koemorph_tutorial.cut import Cut
 from koemorph_tutorial.directory import abandon, go_on, is_used, mend_names, new_line
 from koemorph_tutorial.records import Best, CheckpointNotFoundError, MismatchError, numbered_name
 from koemorph_tutorial.resume import find
@@ -74,19 +75,21 @@ def test_nobody_knows_whether_a_file_is_used(tmp_path: Path) -> None:
         is_used(tmp_path / "checkpoints")
 
 
+def move_newer(directory: Path, epoch: int) -> list[str]:
+    """Move what was saved after `epoch` aside, as a roll-back does."""
+    cut = Cut(line=directory.name, after=epoch + 1, until=99)
+    return abandon(find(directory / numbered_name(epoch)), directory, cut)
+
+
 def test_newer_files_are_moved_aside_each_time_into_a_new_place(tmp_path: Path) -> None:
     """Nothing is removed; two roll-backs do not mix."""
     for epoch in range(4):
         save(tmp_path, numbered_name(epoch), epoch)
-    assert ["1 newer checkpoints were moved to abandoned-001/, none was removed"] == abandon(
-        find(tmp_path / numbered_name(2)), tmp_path, newer=True
-    )
-    assert ["2 newer checkpoints were moved to abandoned-002/, none was removed"] == abandon(
-        find(tmp_path / numbered_name(0)), tmp_path, newer=True
-    )
+    assert ["1 newer checkpoints were moved to abandoned-001/, none was removed"] == move_newer(tmp_path, 2)
+    assert ["2 newer checkpoints were moved to abandoned-002/, none was removed"] == move_newer(tmp_path, 0)
     assert {numbered_name(0): 0} == epochs(tmp_path)
     assert {numbered_name(1): 1, numbered_name(2): 2} == epochs(tmp_path / "abandoned-002")
-    assert [] == abandon(find(tmp_path / numbered_name(0)), tmp_path, newer=True)
+    assert [] == move_newer(tmp_path, 0)
 
 
 def test_damaged_files_are_moved_aside_and_others_are_not(tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_damaged_files_are_moved_aside_and_others_are_not(tmp_path: Path) -> Non
     (tmp_path / numbered_name(3)).write_bytes(b"torn")
     damage(tmp_path / numbered_name(2), 2)
     (tmp_path / "checkpoint_epoch_abc.pth").write_text("not ours")
-    said = abandon(find(tmp_path), tmp_path, newer=False)
+    said = abandon(find(tmp_path), tmp_path, None)
     assert ["2 damaged checkpoints were moved to abandoned-001/, none was removed"] == said
     assert {numbered_name(2), numbered_name(3)} == {path.name for path in (tmp_path / "abandoned-001").iterdir()}
     assert (tmp_path / "checkpoint_epoch_abc.pth").exists()
@@ -180,7 +183,7 @@ def test_a_best_without_checksums_is_not_called_damaged(tmp_path: Path) -> None:
     save(tmp_path, "last_model.pth", 3)
     with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
         torch.save(torch.load(tmp_path / "last_model.pth"), tmp_path / "best_model.pth")
-    assert [] == abandon(find(tmp_path / "last_model.pth"), tmp_path, newer=False)
+    assert [] == abandon(find(tmp_path / "last_model.pth"), tmp_path, None)
 
 
 def test_a_file_of_another_line_is_no_way_back(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_a_damaged_best_is_moved_aside_as_well(tmp_path: Path) -> None:
     damage(save(tmp_path, "best_model.pth", 1), 1)
     save(tmp_path, "last_model.pth", 5)
     assert ["1 damaged checkpoints were moved to abandoned-001/, none was removed"] == abandon(
-        find(tmp_path), tmp_path, newer=False
+        find(tmp_path), tmp_path, None
     )
     mend(tmp_path, tmp_path, Best(value=0.5, epoch=1))
     assert (tmp_path / "best_model.pth").samefile(tmp_path / numbered_name(1))
@@ -222,7 +225,8 @@ def test_a_place_aside_is_never_used_twice(tmp_path: Path) -> None:
     save(tmp_path, numbered_name(0), 0)
     save(tmp_path, numbered_name(1), 1)
     (tmp_path / "abandoned-002").mkdir()
-    abandon(find(tmp_path / numbered_name(0)), tmp_path, newer=True)
+    (tmp_path / "abandoned-002/note.txt").write_text("mine")
+    move_newer(tmp_path, 0)
     assert {numbered_name(1): 1} == epochs(tmp_path / "abandoned-003")
 
 

@@ -60,6 +60,11 @@ def _in_a_folder_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """Return when each file and folder below `folder` was changed; the lock says who was there last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+
+
 def assert_same_files(run: Path, other: Path) -> None:
     """Compare every checkpoint of two runs bitwise."""
     names = [sorted(file.path.name for file in list_checkpoints(folder / "checkpoints")) for folder in (run, other)]
@@ -103,7 +108,7 @@ def test_a_branch_has_its_best_even_if_nothing_better_comes(straight: Path, tmp_
 def test_a_run_has_its_folder_its_config_and_three_names_of_one_file(straight: Path) -> None:
     """The layout, and the inodes of one save."""
     assert {"config.yaml", "checkpoints"} == {path.name for path in straight.iterdir()}
-    names = {path.name for path in (straight / "checkpoints").iterdir()}
+    names = {path.name for path in (straight / "checkpoints").iterdir()} - {".lock"}
     numbered = {f"checkpoint_epoch_{epoch:03d}.pth" for epoch in (0, 3, 6, 8)}
     assert {"best_model.pth", "last_model.pth", *numbered} == names
     last, final = (straight / "checkpoints" / name for name in ("last_model.pth", "checkpoint_epoch_008.pth"))
@@ -135,10 +140,10 @@ def test_a_finished_run_says_so_and_changes_nothing(
 ) -> None:
     """Exit 0, one sentence, not a byte written."""
     monkeypatch.chdir(straight.parent)
-    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    before = times(straight)
     assert 0 == main(["train", *way])
     assert "this run had finished already (all epochs are done); nothing was changed" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert before == times(straight)
 
 
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(
@@ -257,7 +262,7 @@ def test_a_file_that_cannot_be_used_gets_one_line(
 ) -> None:
     """Which file, what was expected, what was found, what to do; and nothing is written beside it."""
     path = bad_file(tmp_path / "run", kind, straight / "checkpoints/last_model.pth")
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(times(tmp_path))
     if command == "inspect" and kind in ("flipped bit", "another model"):
         pytest.skip("it reads the header alone, and of any model")
     arguments = {"train": ["train", "--resume"], "evaluate": ["evaluate", "--checkpoint"], "inspect": ["inspect"]}[
@@ -269,7 +274,7 @@ def test_a_file_that_cannot_be_used_gets_one_line(
     assert error.startswith("koemorph: ")
     assert str(path) in error
     assert words in error
-    assert before == sorted(tmp_path.rglob("*"))
+    assert before == sorted(times(tmp_path))
 
 
 def test_resume_by_directory_passes_a_flipped_bit_over_and_says_so(
@@ -323,11 +328,11 @@ def test_a_used_folder_without_resume_is_refused_before_anything_is_written(
     straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """config.yaml included."""
-    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    before = times(straight)
     assert 2 == main(["train", "--run-dir", str(straight), "training.epochs=20"])
     error = capsys.readouterr().err
     assert f"go on with it by --resume auto --run-dir {straight}, or name a new folder" in error
-    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert before == times(straight)
 
 
 def test_a_branch_into_a_used_folder_is_refused(
@@ -335,10 +340,10 @@ def test_a_branch_into_a_used_folder_is_refused(
 ) -> None:
     """Two runs do not share a folder; its config.yaml stays."""
     shutil.copytree(straight, tmp_path / "other")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = times(tmp_path)
     assert 2 == main(["train", "--resume", str(straight), "--run-dir", str(tmp_path / "other")])
     assert "expected an unused directory to branch from" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert before == times(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -366,10 +371,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: p
 def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """A stranger learns what there is, in 100 columns."""
     for arguments, words in [
-        (["--help"], ["train", "evaluate", "inspect", "exit codes: 0 done; 2 "]),
+        (
+            ["--help"],
+            ["train", "evaluate", "inspect", "crash-test", "exit codes: 0 done; 1 a test found something; 2 "],
+        ),
         (["train", "--help"], ["--resume", "--run-dir", "key=value", "koemorph train --resume auto"]),
         (["evaluate", "--help"], ["--checkpoint", "--json"]),
         (["inspect", "--help"], ["PATH|DIR", "--json", "nothing in a file can run"]),
+        (["crash-test", "--help"], ["--script", "--max-points", "--json", "def recover(directory)"]),
         (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
         (["progress", "--help"], ["the questions of the lessons"]),
     ]:
@@ -427,7 +436,7 @@ def test_a_lesson_that_does_not_exist_is_one_line(
     assert 2 == main(["lab", f"--reset={number}"])
     error = capsys.readouterr().err
     assert error.startswith(f"koemorph: there is no lesson {number}; there")
-    assert error.rstrip().endswith("01 state")
+    assert error.rstrip().endswith("there are 01 state, 02 storage")
     assert not (project / "outputs").exists()
 
 

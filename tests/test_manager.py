@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import fcntl
 import os
 import random
 from collections.abc import Iterator
@@ -78,8 +80,8 @@ def run(directory: Path, total: int, losses: dict[int, float] | None = None, **s
 
 
 def names(directory: Path) -> list[str]:
-    """Return the names in a directory."""
-    return sorted(path.name for path in directory.iterdir())
+    """Return the names in a directory, but that of the lock."""
+    return sorted(path.name for path in directory.iterdir() if path.name != ".lock")
 
 
 def epochs_of(directory: Path) -> dict[str, int]:
@@ -166,7 +168,7 @@ def test_the_names_of_one_save_share_their_bytes(tmp_path: Path) -> None:
     """One serialisation, one inode, three names."""
     run(tmp_path, 1)
     assert ["best_model.pth", "checkpoint_epoch_000.pth", "last_model.pth"] == names(tmp_path)
-    assert 1 == len({path.stat().st_ino for path in tmp_path.iterdir()})
+    assert 1 == len({path.stat().st_ino for path in tmp_path.glob("*.pth")})
 
 
 def test_nothing_written_says_why_and_when_next(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_epochs_that_run_out_give_the_final_one_its_number(tmp_path: Path) -> No
 def test_a_final_epoch_that_is_on_the_disk_gets_its_number_by_a_link(tmp_path: Path) -> None:
     """The final epoch was a new best: one more name, not one more write."""
     run(tmp_path, 3, {2: 0.1})
-    inodes = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    inodes = {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
     assert inodes["best_model.pth"] == inodes["last_model.pth"] == inodes["checkpoint_epoch_002.pth"]
 
 
@@ -247,7 +249,7 @@ def test_a_loop_left_inside_an_epoch_writes_nothing(tmp_path: Path, left_by: str
     before: dict[str, tuple[int, float]] = {}
 
     def look() -> dict[str, tuple[int, float]]:
-        return {path.name: (path.stat().st_ino, path.stat().st_mtime) for path in tmp_path.iterdir()}
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime) for path in tmp_path.glob("*.pth")}
 
     with pytest.raises((RuntimeError, KeyboardInterrupt)), manage(tmp_path, objects) as checkpoints:
         for epoch in checkpoints.epochs(50):
@@ -403,10 +405,10 @@ def test_a_run_stopped_inside_an_epoch_comes_back_bitwise(tmp_path: Path, stop_a
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Resumed after its last epoch: no epoch, no write, one line."""
     run(tmp_path, 3)
-    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("*.pth")}
     caplog.clear()
     run(tmp_path, 3)
-    assert before == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert before == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("*.pth")}
     assert "nothing left to do: 3 of 3 epochs are done" in caplog.messages
 
 
@@ -717,10 +719,10 @@ def test_a_cell_that_is_run_twice_takes_over(tmp_path: Path) -> None:
     for epoch in newer.epochs(8):
         train_epoch(new, newer)
         newer.save({"loss": 2.0 + epoch})
-    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
     kept.close()
     older.close()
-    assert before == {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert before == {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
     with pytest.raises(RuntimeError, match="or a newer one took its directory over; use that one"):
         older.save({"loss": 1.0})
 
@@ -734,9 +736,9 @@ def test_a_closed_managers_iterator_writes_nothing(tmp_path: Path) -> None:
             checkpoints.save({"loss": 1.0})
             if epoch == 1:
                 break
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
     kept.close()
-    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
 
 
 def test_a_save_that_failed_after_its_first_name_does_not_lose_the_best(
@@ -946,6 +948,157 @@ def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: py
     assert [] == names(tmp_path / "elsewhere/run")
 
 
+# -- one writer, and what others have done to the directory ---------------------------------------------------------
+
+
+def is_free(directory: Path) -> bool:
+    """Say whether nobody holds a directory."""
+    with open(directory / ".lock", "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("end", ["close", "with", "exception", "taken over"])
+def test_the_directory_is_held_from_the_start_to_the_end_of_the_run(tmp_path: Path, end: str) -> None:
+    """Making a manager holds nothing; whatever ends it lets go, and the process can begin anew."""
+    checkpoints = manage(tmp_path, make_objects())
+    assert [] == os.listdir(tmp_path)
+    checkpoints.epochs(3)
+    assert not is_free(tmp_path)
+    if end == "close":
+        checkpoints.close()
+    elif end == "taken over":
+        newer = manage(tmp_path, make_objects())
+        newer.resume()
+        assert not is_free(tmp_path)
+        newer.close()
+    else:
+        with contextlib.suppress(ZeroDivisionError), checkpoints:
+            assert end == "with" or 1 / 0
+    assert is_free(tmp_path)
+
+
+def test_a_start_that_is_refused_leaves_no_new_folder(tmp_path: Path) -> None:
+    """No such source, a source that does not fit, a place inside an epoch: nothing is left behind, nothing is held."""
+    run(tmp_path / "run", 2)
+    wrong = {"model": nn.Linear(5, 5)}
+    for objects, source in ((wrong, "run"), (make_objects(), "nothing"), (wrong, "run/last_model.pth")):
+        with pytest.raises(CheckpointError):
+            manage(tmp_path / "new/place", objects).resume(tmp_path / source)
+    assert ["run"] == os.listdir(tmp_path)
+    with pytest.raises(MismatchError):
+        manage(tmp_path / "run", wrong).resume()
+    assert is_free(tmp_path / "run")
+    manage(tmp_path / "new/place", make_objects()).resume(tmp_path / "run")
+    assert {"last_model.pth": 1, "best_model.pth": 0} == epochs_of(tmp_path / "new/place")
+
+
+def test_what_a_kill_has_left_is_swept_at_the_start(tmp_path: Path) -> None:
+    """A temporary of ours; somebody else's stays."""
+    run(tmp_path, 2)
+    before = names(tmp_path)
+    (tmp_path / ".last_model.pth.77-0123abcd.tmp").write_bytes(b"torn")
+    (tmp_path / "mine.tmp").touch()
+    list_checkpoints(tmp_path)
+    assert (tmp_path / ".last_model.pth.77-0123abcd.tmp").exists()
+    manage(tmp_path, make_objects()).resume()
+    assert sorted([*before, "mine.tmp"]) == names(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["dangling", "foreign", "within"])
+def test_a_symbolic_link_named_last_model(tmp_path: Path, kind: str) -> None:
+    """What leads elsewhere is said and an older file is used; a save puts a real file in its place, and what the link
+    leads to is never written."""
+    here = tmp_path / "run"
+    run(here, 6, save_freq=2, milestones=())
+    elsewhere = tmp_path / "elsewhere.pth"
+    last = here / "last_model.pth"
+    if kind != "within":
+        (here / "checkpoint_epoch_005.pth").unlink()  # the final one, another name of the same bytes
+    last.unlink()
+    if kind == "foreign":
+        run(tmp_path / "other", 9)
+        (tmp_path / "other/last_model.pth").rename(elsewhere)
+    last.symlink_to("checkpoint_epoch_005.pth" if kind == "within" else elsewhere)
+    target = here / "checkpoint_epoch_005.pth" if kind == "within" else elsewhere
+    before = target.read_bytes() if target.exists() else None
+    objects = make_objects()
+    with manage(here, objects, save_freq=2, milestones=()) as checkpoints:
+        resumed = checkpoints.resume()
+        assert resumed.file is not None
+        said = dict(resumed.passed_over).get("last_model.pth", "")
+        if kind == "within":
+            assert ("last_model.pth", "") == (resumed.file.path.name, said)
+        else:
+            assert "checkpoint_epoch_004.pth" == resumed.file.path.name
+            where = "where nothing is" if kind == "dangling" else "which is no file of this run"
+            assert f"found a symbolic link to {elsewhere}, {where}; the next save of that name takes its place" in said
+        for _ in checkpoints.epochs(resumed.position.epoch + 1):
+            checkpoints.save({"loss": 0.1})
+    assert not last.is_symlink()
+    assert resumed.position.epoch == epochs_of(here)["last_model.pth"]
+    assert before == (target.read_bytes() if target.exists() else None)
+
+
+def recipe_save(path: Path, epoch: int) -> None:
+    """Save as the recipe does: in place, and without a word about runs."""
+    model = make_objects()["model"]
+    torch.save({"epoch": epoch, "global_step": 9, "model_state_dict": model.state_dict(), "metrics": {}}, path)
+
+
+@pytest.mark.parametrize(("epoch", "torn"), [(3, False), (50, False), (0, False), (50, True)])
+def test_the_recipes_save_over_ours_is_noticed_and_an_older_generation_goes_on(
+    tmp_path: Path, epoch: int, torn: bool
+) -> None:
+    """In place, so last, best and the numbered file of that save have all changed. They are moved aside, not lost."""
+    run(tmp_path, 4, {3: 0.5}, save_freq=1)
+    last = tmp_path / "last_model.pth"
+    recipe_save(last, epoch)
+    if torn:
+        os.truncate(last, 700)
+    overwritten = last.read_bytes()
+    resumed = manage(tmp_path, make_objects(), save_freq=1).resume()
+    assert resumed.file is not None
+    assert ("checkpoint_epoch_002.pth", 3) == (resumed.file.path.name, resumed.position.epoch)
+    said = dict(resumed.passed_over)
+    if torn:
+        assert {"last_model.pth", "best_model.pth", "checkpoint_epoch_003.pth"} == set(said)
+    elif epoch > 0:
+        assert f"found one of no run (epoch {epoch}): something else has written over it" in said["last_model.pth"]
+    assert {0, 1, 2} == set(epochs_of(tmp_path).values())
+    assert 2 == epochs_of(tmp_path)["last_model.pth"]
+    aside = [path for path in tmp_path.glob("abandoned-*/*") if path.name == "last_model.pth"]
+    assert [overwritten] == [path.read_bytes() for path in aside]
+    assert "last_model.pth" in "".join(resumed.notes) or "damaged checkpoints were moved" in "".join(resumed.notes)
+
+
+def test_the_recipes_file_is_no_way_back_into_a_run(tmp_path: Path) -> None:
+    """Asked for by its path: it is of no run, and here one lies."""
+    run(tmp_path, 4, save_freq=1)
+    recipe_save(tmp_path / "last_model.pth", 50)
+    with pytest.raises(MismatchError, match="it belongs to another line of runs than what lies beside it; branch from"):
+        manage(tmp_path, make_objects()).resume(tmp_path / "last_model.pth")
+
+
+def test_a_kill_in_the_first_save_after_the_recipes_files(tmp_path: Path) -> None:
+    """Best and number are ours, last is still the recipe's: ours goes on, and the recipe's is kept."""
+    recipe_save(tmp_path / "last_model.pth", 7)
+    recipe = (tmp_path / "last_model.pth").read_bytes()
+    with manage(tmp_path, make_objects(), save_freq=1) as checkpoints:
+        checkpoints.resume()
+        checkpoints.save({"loss": 0.5}, epoch=8)
+    (tmp_path / "last_model.pth").unlink()
+    (tmp_path / "last_model.pth").write_bytes(recipe)
+    resumed = manage(tmp_path, make_objects(), save_freq=1).resume()
+    assert 9 == resumed.position.epoch
+    assert 8 == epochs_of(tmp_path)["last_model.pth"]
+    assert recipe == (tmp_path / "abandoned-001/last_model.pth").read_bytes()
+    assert "what was last_model.pth is older (epoch 7) and was moved to abandoned-001/" in resumed.notes
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -1018,7 +1171,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     import errno
 
     run(tmp_path, 2)
-    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
     checkpoints = manage(tmp_path, make_objects(), save_freq=1)
     checkpoints.resume()
 
@@ -1029,7 +1182,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointWriteError, match="could not be written: No space left on device") as caught:
         checkpoints.save({"loss": 0.1})
     assert errno.ENOSPC == caught.value.errno
-    assert before == {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert before == {path.name: path.stat().st_ino for path in tmp_path.glob("*.pth")}
     assert 1.0 == checkpoints.best.value
 
 

@@ -26,8 +26,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert set() == loaded_by("import koemorph_tutorial")
 
 
-LOWER_ROOMS = ["records", "archive", "unpickling", "header", "save_policy", "storage", "retention"]
-LOWER_ROOMS += ["inspection.summary", "inspection.folder", "inspection.views", "__main__"]
+LOWER_ROOMS = ["records", "archive", "unpickling", "header", "save_policy", "durable", "lock", "cut", "storage"]
+LOWER_ROOMS += ["retention", "inspection.summary", "inspection.folder", "inspection.views", "__main__"]
 
 
 @pytest.mark.parametrize("module", LOWER_ROOMS)

@@ -407,6 +407,7 @@ def test_a_stop_says_where_it_stopped() -> None:
         ("MismatchError", ValueError),
         ("UnsavableStateError", TypeError),
         ("UsedDirectoryError", FileExistsError),
+        ("DirectoryLockedError", BlockingIOError),
         ("CheckpointWriteError", OSError),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from koemorph_tutorial import save_checkpoint
+from koemorph_tutorial import CheckpointManager, save_checkpoint
 from koemorph_tutorial.records import CheckpointNotFoundError, UsedDirectoryError, numbered_name
 from koemorph_tutorial.training.runs import find_run, new_run_dir, refuse_used
 
@@ -101,3 +103,13 @@ def test_a_new_run_in_a_used_folder_is_refused(tmp_path: Path) -> None:
     ):
         refuse_used(run)
     refuse_used(tmp_path / "new")
+
+
+def test_a_file_that_vanishes_between_two_looks_is_one_line(tmp_path: Path) -> None:
+    """Found without the lock, and gone when the run begins under it: never a traceback, and no new folder."""
+    run = make_run(tmp_path / "run")
+    found = find_run(str(run / "checkpoints/checkpoint_epoch_000.pth"), tmp_path / "new")
+    shutil.rmtree(run)
+    with pytest.raises(CheckpointNotFoundError, match=r"checkpoint_epoch_000\.pth: expected .* found nothing of that"):
+        CheckpointManager(found.run_dir / "checkpoints", {"model": torch.nn.Linear(1, 1)}).resume(found.source)
+    assert [] == list(tmp_path.iterdir())

@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from koemorph_tutorial import list_checkpoints, load_checkpoint, save_checkpoint
+from koemorph_tutorial import CheckpointManager, list_checkpoints, load_checkpoint, save_checkpoint
+from koemorph_tutorial.durable import write_file
 from koemorph_tutorial.records import (
     CheckpointNotFoundError,
     CheckpointWriteError,
@@ -25,6 +31,7 @@ from koemorph_tutorial.records import (
     numbered_name,
 )
 from koemorph_tutorial.storage import describe
+from tests import disks
 
 
 def content(epoch: int = 3, saves: int = 4, line: str = "line", **more: Any) -> dict[str, Any]:
@@ -84,14 +91,35 @@ def test_without_hard_links_a_name_is_a_copy(tmp_path: Path, monkeypatch: pytest
     assert 3 == load_checkpoint(tmp_path / "last_model.pth")["epoch"]
 
 
-def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
-    """A temporary file born 0600 would hide the checkpoint from the group."""
-    before = os.umask(0o027)
-    try:
-        save_checkpoint(content(), tmp_path / "a.pth")
-    finally:
-        os.umask(before)
-    assert "0o640" == oct((tmp_path / "a.pth").stat().st_mode & 0o777)
+def test_a_name_given_twice_leaves_no_temporary(tmp_path: Path) -> None:
+    """A rename between two names of one file does nothing, and would leave the first."""
+    for _ in range(2):
+        save_checkpoint(content(), tmp_path / "last_model.pth", also=["last_model.pth", "a.pth", "a.pth"])
+    assert ["a.pth", "last_model.pth"] == names(tmp_path)
+    assert 1 == len({path.stat().st_ino for path in tmp_path.iterdir()})
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002, 0o027], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Set the umask of this process for one test."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_file_modes_follow_the_umask(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary file born 0600 would hide the checkpoint from the group: what is written, linked, copied."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    save_checkpoint(content(), tmp_path / "written.pth", also=["linked.pth"])
+    write_file(tmp_path / "config.yaml", lambda file: file.write(b"seed: 1"))
+    monkeypatch.setattr(os, "link", refuse)
+    save_checkpoint(content(), tmp_path / "written again.pth", also=["copied.pth"])
+    modes = {path.name: oct(path.stat().st_mode & 0o7777) for path in tmp_path.iterdir()}
+    assert dict.fromkeys(modes, oct(0o666 & ~umask)) == modes
+    assert 5 == len(modes)
 
 
 def test_checksums_are_written_whatever_torch_is_told(tmp_path: Path) -> None:
@@ -119,9 +147,9 @@ def test_a_refusal_of_the_disk_carries_its_words_and_loses_nothing(
         save_checkpoint(content(epoch=2, saves=2), tmp_path / "best_model.pth", also=["last_model.pth"])
     monkeypatch.undo()
     assert code == caught.value.errno
-    assert f"{tmp_path}/best_model.pth: could not be written: {os.strerror(code)}; nothing that was there" in str(
-        caught.value
-    )
+    name = "last_model.pth" if call == "link" else "best_model.pth"
+    words = f"{tmp_path}/{name}: could not be written: {os.strerror(code)}; nothing that was there"
+    assert str(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
     assert ["best_model.pth", "last_model.pth"] == names(tmp_path)
     assert 1 == load_checkpoint(tmp_path / "last_model.pth")["epoch"]
@@ -162,6 +190,112 @@ def test_an_unsavable_value_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnsavableStateError, match=r"extra\.where: .* found pathlib\.\w*PosixPath; nothing was saved"):
         save_checkpoint(content(extra={"where": Path("x")}), tmp_path / "a.pth")
     assert [] == names(tmp_path)
+
+
+# -- disks that are full, read-only, without hard links; every point by `make proof` ------------------------
+
+
+def test_a_training_fills_a_disk_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """One line with the disk's own words; every epoch saved before is sound, no temporary is left."""
+    sizes = (48, 200, 1024)  # too small for one save, for three, for thirteen
+    assert 3 == disks.assert_full_disks_lost_nothing(disks.seen_by_a_child("trained_until_full", tmp_path, *sizes))
+
+
+@pytest.mark.parametrize(("unit", "amounts", "refused"), [("KiB", (0, 4, 44, 128), 3), ("names", (0, 1, 8), 2)])
+def test_a_disk_that_somebody_else_has_filled(
+    tmp_path: Path, unit: str, amounts: tuple[int, ...], refused: int
+) -> None:
+    """There may be no room for the bytes, or for one more name."""
+    outcomes = disks.seen_by_a_child("full", tmp_path, unit, *amounts)
+    assert refused == disks.assert_full_disks_lost_nothing(outcomes)
+
+
+def test_a_disk_that_is_mounted_read_only(tmp_path: Path) -> None:
+    """Going on, a new run and a single save: one line each; writable again, the run goes on."""
+    *refused, again = disks.seen_by_a_child("read_only", tmp_path)
+    assert_refused(refused, errno.EROFS)
+    assert (None, 5) == (again["error"], again["left"]["epochs"]["last_model.pth"])
+
+
+def test_a_directory_of_another_user() -> None:
+    """Who may only read gets one line, whatever they try; who may not even look, one that does not say "none"."""
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path cannot be entered by another user
+        directory = Path(folder)
+        directory.chmod(0o755)
+        outcomes = disks.seen_by_a_child("another_user", directory, mounts=False)
+        (directory / "run").chmod(0o755)
+        (directory / "locked").chmod(0o755)
+    assert_refused(outcomes[:3], errno.EACCES)
+    assert 4 == len(outcomes[3:])
+    for outcome in outcomes[3:]:
+        assert outcome["error"]["line"].startswith(f"{outcome['path']}: ")
+        assert ": Permission denied; " in outcome["error"]["line"]
+        assert "\n" not in outcome["error"]["line"]
+
+
+def assert_refused(outcomes: list[disks.Outcome], code: int) -> None:
+    """Check that a run of three epochs refused to be written, in the disk's words, and is what it was."""
+    assert 3 == len(outcomes)
+    for outcome in outcomes:
+        assert ("CheckpointWriteError", code) == (outcome["error"]["kind"], outcome["error"]["errno"])
+        assert f": could not be written: {os.strerror(code)}; " in outcome["error"]["line"]
+        assert "\n" not in outcome["error"]["line"]
+        assert {
+            "epochs": {
+                "last_model.pth": 2,
+                "checkpoint_epoch_002.pth": 2,
+                "best_model.pth": 2,
+                "checkpoint_epoch_001.pth": 1,
+            },
+            "unsound": [],
+            "litter": [],
+        } == outcome["left"]
+
+
+@pytest.mark.skipif(not disks.can_refuse_links(), reason="no filter of system calls is known for this machine")
+def test_a_kernel_that_refuses_every_hard_link(tmp_path: Path) -> None:
+    """No file system without links can be mounted here, so a filter of system calls stands for it: names are copies."""
+    link, first, second = disks.seen_by_a_child("without_links", tmp_path, mounts=False)
+    assert {"errno": errno.EPERM} == link
+    assert (None, [], [], 2) == (
+        first["error"],
+        first["left"]["unsound"],
+        first["left"]["litter"],
+        first["left"]["epochs"]["last_model.pth"],
+    )
+    assert (None, [], []) == (second["error"], second["left"]["unsound"], second["left"]["litter"])
+    newest = ["last_model.pth", "checkpoint_epoch_005.pth", "best_model.pth"]
+    assert dict.fromkeys(newest, 5) | {"checkpoint_epoch_004.pth": 4} == second["left"]["epochs"]
+    assert 3 == len({(tmp_path / "run" / name).stat().st_ino for name in newest})
+
+
+@pytest.mark.parametrize("place", ["run", "run/below"])
+def test_a_checkpoint_directory_that_is_a_file(tmp_path: Path, place: str) -> None:
+    """One line, and the file is what it was."""
+    (tmp_path / "run").write_text("mine")
+    error = disks.train(tmp_path / place, 1)
+    assert error is not None
+    assert str(tmp_path / place) in error["line"]
+    assert "Not a directory" in error["line"]
+    assert "\n" not in error["line"]
+    assert "mine" == (tmp_path / "run").read_text()
+
+
+def test_a_save_of_the_recipe_over_ours_is_noticed(tmp_path: Path) -> None:
+    """torch.save writes in place, so all three names of the newest save hold it: an older one is taken."""
+    run = tmp_path / "run"
+    assert disks.train(run, 3) is None
+    foreign = {"epoch": 2, "model_state_dict": {"weight": torch.full((256, 64), 77.0)}, "loss": 0.1}
+    torch.save(foreign, run / "last_model.pth")
+    assert 77 == torch.load(run / "best_model.pth")["model_state_dict"]["weight"][0, 0]
+    model = torch.nn.Linear(64, 256, bias=False)
+    with CheckpointManager(run, {"model": model}) as checkpoints:
+        resumed = checkpoints.resume()
+    assert resumed.file is not None
+    assert ("checkpoint_epoch_001.pth", 2) == (resumed.file.path.name, resumed.position.epoch)
+    assert bool((model.weight == 1).all())
+    assert {"last_model.pth", "best_model.pth", "checkpoint_epoch_002.pth"} == {n for n, _ in resumed.passed_over}
+    assert all("something else has written over it" in why for _, why in resumed.passed_over)
 
 
 # -- loading: one line for whatever is not a checkpoint ----------------------------------------------------------------
@@ -302,6 +436,60 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
         ignored[f"checkpoint_epoch_{odd}.pth"] for odd in ("abc", "-01", "1e3")
     }
     assert "notes.txt" not in ignored
+
+
+def test_look_alikes_are_neither_used_nor_removed(tmp_path: Path) -> None:
+    """What is not ours stays as it is, whatever retention does."""
+    run = tmp_path / "run"
+    run.mkdir()
+    odd = ["checkpoint_epoch_-01.pth", "checkpoint_epoch_1e3.pth", "checkpoint_epoch_abc.pth"]
+    for name in odd:
+        shutil.copy(save_checkpoint(content(epoch=9000, saves=9000), tmp_path / "other.pth").path, run / name)
+    assert disks.train(run, 4) is None
+    listing = list_checkpoints(run)
+    assert {2, 3} == {file.epoch for file in listing}
+    assert odd == sorted(name for name, _ in listing.ignored)
+    assert set(odd) <= set(names(run))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoints of a run: five numbered ones, of which the newest is last and best as well."""
+    run = tmp_path_factory.mktemp("a run") / "run"
+    assert disks.train(run, 5, keep_last_n=None) is None
+    return run
+
+
+FILES = ("best_model.pth", "last_model.pth", *map(numbered_name, range(5)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["touch", "cp", "cp -p", "mv"]), st.sampled_from(FILES), st.integers(0, 2**31)),
+        max_size=20,
+    ),
+    order=st.permutations(FILES),
+)
+def test_cp_and_touch_in_any_order_change_nothing_about_what_is_newest(
+    trained: Path, steps: list[tuple[str, str, int]], order: list[str]
+) -> None:
+    """Newest is what the files themselves say: copied one by one, in any order, with any times and inodes."""
+    before = [(file.path.name, file.epoch, file.saves) for file in list_checkpoints(trained)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in order:
+            shutil.copy(trained / name, copy / name)  # cp -r: no name is a link any more, times are those of the copy
+        for step, name, seconds in steps:
+            path, aside = copy / name, copy / "aside"
+            if step == "touch":
+                os.utime(path, (seconds, seconds))
+            else:
+                {"cp": shutil.copy, "cp -p": shutil.copy2, "mv": os.rename}[step](path, aside)
+                aside.replace(path)
+        listing = list_checkpoints(copy)
+        assert before == [(file.path.name, file.epoch, file.saves) for file in listing]
+        assert 4 == load_checkpoint(listing[0].path)["epoch"]
 
 
 def test_the_recipes_files_are_ordered_by_epoch(tmp_path: Path) -> None:

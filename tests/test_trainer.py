@@ -47,6 +47,12 @@ def small(*overrides: str) -> Config:
     return load_config([*SMALL, *overrides])
 
 
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Return the bytes and the time of each file below `folder`; the lock says who was there last."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
 def stop_at_batch(trainer: KoeMorphTrainer, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the trainer fall out of its loop after so many batches of all epochs, before they are counted."""
     add, seen = trainer.train_loss.add, iter(range(1, 1000))
@@ -178,11 +184,11 @@ def test_a_run_with_more_epochs_goes_on_where_the_shorter_one_ended(tmp_path: Pa
 def test_a_run_that_had_finished_says_so_and_changes_nothing(tmp_path: Path, source: str) -> None:
     """Not a byte, not a time stamp, not config.yaml; and no epoch is reported."""
     KoeMorphTrainer(small(), tmp_path).train()
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     reports: list[EpochReport] = []
     trainer = KoeMorphTrainer(small("training.lr=0.001"), tmp_path)
     result = trainer.train(source if source == "auto" else tmp_path / source, on_epoch=reports.append)
-    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    after = contents(tmp_path)
     assert before == after
     assert (True, 0, []) == (result.finished_before, result.epochs, reports)
     assert str(result).startswith("this run had finished already (all epochs are done); nothing was changed; best loss")
@@ -215,6 +221,14 @@ def test_a_used_folder_is_refused_before_anything_is_written(tmp_path: Path) -> 
     with pytest.raises(UsedDirectoryError):
         KoeMorphTrainer(small("training.lr=0.001"), tmp_path).train()
     assert config == (tmp_path / "config.yaml").read_bytes()
+
+
+def test_what_a_kill_has_left_beside_the_config_is_swept(tmp_path: Path) -> None:
+    """Under the lock of the checkpoints, also where the run had finished."""
+    for resume in (None, "auto"):
+        (tmp_path / ".config.yaml.77-0123abcd.tmp").write_text("torn")
+        KoeMorphTrainer(small("training.epochs=1"), tmp_path).train(resume)
+        assert ["checkpoints", "config.yaml"] == sorted(os.listdir(tmp_path))
 
 
 def test_making_a_trainer_writes_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from koemorph_tutorial.text import printable
 from . import logbook
 from .kernel import Message, code_block
 from .lessons import Choice, Exercise, LessonError, NotAttemptedError, WrongAnswerError, lesson, question
-from .trial import is_nothing
+from .trial import apart, is_nothing
 
 Letter = Literal["a", "b", "c", "d"]
 
@@ -108,6 +108,10 @@ def _examine(asked: Exercise, answer: object) -> str | None:
     if found != asked.expects:
         without = " itself, without the brackets that call it" if asked.expects == "a function" else ""
         return f"expected {asked.expects}, found {found}: hand over `{asked.answer}`{without}"
+    return apart(asked.answer, lambda: _tried(asked, answer)) if asked.apart else _tried(asked, answer)
+
+
+def _tried(asked: Exercise, answer: object) -> str | None:
     import torch
 
     from koemorph_tutorial.rng import capture_rng, prepare_rng

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 # The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises.
-LESSONS: Mapping[str, str] = MappingProxyType({"01": "state"})
+LESSONS: Mapping[str, str] = MappingProxyType({"01": "state", "02": "storage"})
 
 
 class LessonError(ValueError):
@@ -62,8 +62,8 @@ class Exercise:
     """A task with an answer that is tried out.
 
     `answer` is the name that the lesson hands to `check`, `expects` what it must be ("a function", "a class", …);
-    `examine` tries it and raises `NotAttemptedError` or `WrongAnswerError`; `hint` and `why` are sentences, `solution`
-    is source code.
+    `examine` tries it and raises `NotAttemptedError` or `WrongAnswerError`, `apart` in a copy of the process where an
+    answer may do harm; `hint` and `why` are sentences, `solution` is source code.
     """
 
     asks: str
@@ -74,6 +74,7 @@ class Exercise:
     hint: str
     solution: str
     why: str
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,19 @@
-"""What the exercises try answers on: a small run, a trip through a file, and comparisons.
+"""What the exercises try answers on: a small run, a trip through a file, a copy of the process, and comparisons.
 
 The run has two parts that only a whole checkpoint brings back: AdamW's memory, and the running statistics of BatchNorm.
 """
 
 from __future__ import annotations
 
+import ast
 import io
+import os
 import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.text import printable
@@ -107,3 +114,63 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+PATIENCE = 60.0  # seconds, for an answer that is tried in a copy of the process
+
+
+def apart(name: str, work: Callable[[], str | None]) -> str | None:
+    """Return what `work` returns, called in a copy of this process and in a folder that goes away with it.
+
+    There an answer may hang, remove files or end its process. What it prints is printed here.
+
+    Raises:
+        NotAttemptedError: raised there.
+    """
+    from koemorph_tutorial.testing.children import run
+
+    with tempfile.TemporaryDirectory(prefix="koemorph-answer-") as folder:
+        here = Path(folder, "here")
+        here.mkdir()
+        ended = run(lambda: _in_folder(here, work), Path(folder), timeout=PATIENCE)
+        said = Path(folder, "said.txt")
+        if said.exists():
+            for line in said.read_text("utf-8", "replace").splitlines()[:20]:
+                print(printable(line))  # noqa: T201
+    if ended.timed_out:
+        return f"`{name}` did not come to an end within {PATIENCE:g} seconds"
+    if ended.killed or ended.error is not None:
+        return f"`{name}` ended the process that it ran in: {printable(str(ended.error), 300)}"
+    if ended.result == "not attempted":
+        raise NotAttemptedError
+    says: str | None = ended.result["says"]
+    return says
+
+
+def _in_folder(folder: Path, work: Callable[[], str | None]) -> Any:
+    os.chdir(folder)
+    shell: Any = sys.modules.get("IPython.core.interactiveshell")
+    if shell is not None:  # the `open` of a notebook is IPython's, which goes past the crash kit in the place of `open`
+        shell.io_open = lambda *arguments, **keywords: open(*arguments, **keywords)  # noqa: SIM115
+    try:
+        return {"says": work()}
+    except NotAttemptedError:
+        return "not attempted"
+
+
+def is_untouched(function: Any, source: str) -> bool:
+    """Say whether a reader's function still does what the lesson handed out, whose `source` this is, and no more."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    whole = ast.parse(source)
+    # IPython compiles the statements of a cell one by one, and a name is called otherwise where its import is in sight.
+    trees = [whole, *(ast.Module([statement], []) for statement in whole.body)]
+    compiled = [item for tree in trees for item in compile(tree, "", "exec").co_consts if isinstance(item, CodeType)]
+    return _meaning(code) in map(_meaning, compiled)
+
+
+def _meaning(code: CodeType) -> tuple[Any, ...]:
+    """Return what a function does, without where it stands."""
+    consts = tuple(_meaning(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts)
+    return code.co_code, code.co_names, consts

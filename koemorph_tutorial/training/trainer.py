@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from koemorph_tutorial.durable import refusals_named, write_file
+from koemorph_tutorial.durable import refusals_named, sweep, sync_directory, write_file
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.manager import CheckpointManager
 from koemorph_tutorial.records import Best
@@ -144,7 +144,8 @@ class KoeMorphTrainer:
         once, before the first batch; `on_epoch` after each save.
 
         Raises:
-            CheckpointError: no sound file, or one of another model. StopTraining: stopped from outside, and saved.
+            CheckpointError: no sound file, or one of another model; another process trains here. StopTraining: stopped
+                from outside, and saved.
         """
         began = time.monotonic()
         seed_everything(self.config.seed)  # whatever was drawn since the trainer was made must not matter
@@ -160,6 +161,7 @@ class KoeMorphTrainer:
             finished = self.early_stopping.should_stop or checkpoints.position.epoch >= settings.epochs
             # A run that had finished gets no epoch, but its final one gets its number, should a kill have come between.
             epochs = checkpoints.epochs(checkpoints.position.epoch if finished else settings.epochs, resume=False)
+            sweep(self.run_dir)  # nobody else writes config.yaml while the checkpoints are ours
             if not finished:
                 self._write_config()
             for epoch in epochs:
@@ -217,6 +219,7 @@ class KoeMorphTrainer:
         path, text = self.run_dir / "config.yaml", to_yaml(self.config).encode()
         with refusals_named(path):
             write_file(path, lambda file: file.write(text))
+            sync_directory(self.run_dir)
 
 
 def evaluate_model(model: nn.Module, windows: TensorDataset, *, batch_size: int = 64) -> dict[str, float]:

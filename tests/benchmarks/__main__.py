@@ -14,86 +14,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import peers
+from measuring import Row, medians, process
+from saving import loading, memory, saving
+from training import file_of_200_mb
 
 BIN = Path(sys.executable).parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table; times in seconds."""
-
-    name: str
-    ours: float
-    reference: float
-    bound: float
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.reference
-
-    @property
-    def holds(self) -> bool:
-        return self.ratio <= self.bound
-
-
-def medians(ours: Callable[[], object], reference: Callable[[], object], *, rounds: int = 7) -> tuple[float, float]:
-    """Time both in turns, so that a busy machine slows both; a first round, which fills the caches, does not count."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
-        for call, times in zip((ours, reference), seconds, strict=True):
-            begin = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begin)
-    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
-
-
-def process(*command: str | Path) -> Callable[[], object]:
-    """Return a call that runs a command to its end, quietly; one that fails ends the measurement."""
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def help_is_there_at_once() -> Row:
+def help_is_there_at_once() -> Iterable[Row]:
     ours, reference = medians(process(BIN / "koemorph", "--help"), process(sys.executable, "-c", "import torch"))
-    return Row(name="koemorph --help / import torch", ours=ours, reference=reference, bound=0.15)
+    yield Row(name="koemorph --help / import torch", measured=ours, reference=reference, bound=0.15)
 
 
-def a_training_of_200_mb(folder: Path) -> Path:
-    """Save a language model of 17 M parameters with its AdamW state, as a training loop would."""
-    import torch
-    from torch import nn
-
-    from koemorph_tutorial import Position, save_checkpoint
-    from koemorph_tutorial.records import Best
-    from koemorph_tutorial.state import build
-
-    layer = nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True)
-    model = nn.Sequential(nn.Embedding(3300, 768), nn.TransformerEncoder(layer, 2))
-    optimizer = torch.optim.AdamW(model.parameters())
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    checkpoint = build(
-        {"model": model, "optimizer": optimizer},
-        epoch=0,
-        position=Position(epoch=1, global_step=1),
-        metrics={"loss": 0.5},
-        best=Best(),
-        run={"line": "benchmark", "parent": None, "saves": 1},
-    )
-    return save_checkpoint(checkpoint, folder / "last_model.pth").path
-
-
-def a_file_is_inspected_without_loading_it() -> Row:
+def a_file_is_inspected_without_loading_it() -> Iterable[Row]:
     load = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
     with tempfile.TemporaryDirectory() as folder:
-        path = a_training_of_200_mb(Path(folder))
+        path = file_of_200_mb(Path(folder))
         ours, reference = medians(
             process(BIN / "koemorph", "inspect", path), process(sys.executable, "-c", load, path), rounds=5
         )
-    return Row(name="koemorph inspect / torch.load, 200 MB", ours=ours, reference=reference, bound=0.15)
+    yield Row(name="koemorph inspect / torch.load, 200 MB", measured=ours, reference=reference, bound=0.15)
 
 
 # A load into memory that the process has never touched, as the load of a run is: torch.load again and again in one
@@ -109,15 +53,15 @@ print(middle - begin, time.perf_counter() - middle)
 """
 
 
-def a_header_is_asked_in_a_fraction_of_a_load() -> Row:
+def a_header_is_asked_in_a_fraction_of_a_load() -> Iterable[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _ONE_CALL, a_training_of_200_mb(Path(folder))]
+        command = [sys.executable, "-c", _ONE_CALL, file_of_200_mb(Path(folder))]
         said = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(8)]
     ours, reference = (statistics.median(float(line.split()[at]) for line in said[1:]) for at in (0, 1))
-    return Row(name="inspect_checkpoint / torch.load, 200 MB", ours=ours, reference=reference, bound=0.05)
+    yield Row(name="inspect_checkpoint / torch.load, 200 MB", measured=ours, reference=reference, bound=0.05)
 
 
-def a_lesson_takes_seconds() -> Row:
+def a_lesson_takes_seconds() -> Iterable[Row]:
     """Time all cells of lesson 01 after its kernel has started; the reference is one second."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -133,31 +77,32 @@ def a_lesson_takes_seconds() -> Row:
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         seconds = time.perf_counter() - begin
-    return Row(name="lesson 01 / one second", ours=seconds, reference=1.0, bound=10.0)
+    yield Row(name="lesson 01 / one second", measured=seconds, reference=1.0, bound=10.0)
 
 
-ROWS: list[Callable[[], Row]] = [
+ROWS: list[Callable[[], Iterable[Row]]] = [
     help_is_there_at_once,
     a_file_is_inspected_without_loading_it,
     a_header_is_asked_in_a_fraction_of_a_load,
     a_lesson_takes_seconds,
+    saving,
+    memory,
+    loading,
 ]
 
 
 def main() -> int:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "numpy"))
+    packages = ["torch", "numpy", *peers.installed()]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}, {os.cpu_count()} cores, {platform.system()}")
-    print(f"\n{'':40} {'ours':>10} {'reference':>10} {'ratio':>7} {'bound':>7}")
-    failed = 0
+    print(f"\n{'':56} {'measured':>11} {'reference':>11} {'ratio':>7} {'bound':>7}")
+    bound, failed = 0, 0
     for measure in ROWS:
-        row = measure()
-        failed += not row.holds
-        print(
-            f"{row.name:40} {row.ours:8.3f} s {row.reference:8.3f} s {row.ratio:7.3f} {row.bound:7.3f}"
-            f"  {'holds' if row.holds else 'BROKEN'}",
-            flush=True,
-        )
-    print(f"\n{len(ROWS) - failed} of {len(ROWS)} bounds hold")
+        for row in measure():
+            print(row, flush=True)
+            bound += row.bound is not None
+            failed += not row.holds
+    print(f"\n{bound - failed} of {bound} bounds hold")
     return 1 if failed else 0
 
 

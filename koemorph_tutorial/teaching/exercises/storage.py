@@ -1,0 +1,488 @@
+"""Lesson 02: what a kill leaves of a file, and of the names of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from koemorph_tutorial.records import numbered_name
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.text import printable
+
+if TYPE_CHECKING:
+    from koemorph_tutorial.testing import Campaign
+
+# ------------------------------------------------------------------------------------------------ 02.1 and 02.2
+
+ALIAS = Choice(
+    asks="What does `best = model.state_dict()` hold in the end?",
+    options={
+        "a": Option(
+            text="The weights of the best epoch.",
+            reply="They would be, if `state_dict()` copied. It hands out the live tensors, and training writes into "
+            "them: in the end `best` holds the last epoch. Two names, one copy: you are about to meet that on a disk.",
+        ),
+        "b": Option(
+            text="The weights of the last epoch.",
+            reply="`state_dict()` hands out the live tensors, and training writes into them. Two names, one copy: you "
+            "are about to meet that on a disk.",
+        ),
+        "c": Option(
+            text="On a CPU those of the last, on a GPU those of the best.",
+            reply="The device makes no difference: `state_dict()` hands out the live tensors, wherever they are, so in "
+            "the end `best` holds the last epoch. Two names, one copy: you are about to meet that on a disk.",
+        ),
+    },
+    right="b",
+)
+
+PREDICTION = Choice(
+    asks="What does `last_model.pth` hold after the kill?",
+    options={
+        "a": Option(
+            text="Epoch 6. The new file takes its place once it is complete.",
+            reply="A good idea: it is the repair. But `torch.save` opens the old file itself to write into it, and "
+            "what is opened for writing is emptied first.",
+        ),
+        "b": Option(
+            text="Epoch 7. A write that has begun is finished by the system.",
+            reply="The system does write what it was given, even after the death of the process. The rest of epoch 7 "
+            "it was never given: that was in the memory of the process, and went with it.",
+        ),
+        "c": Option(
+            text="Neither. There is a file, and nothing can be loaded from it.",
+            reply="`torch.save` opens the old file itself to write into it, and what is opened for writing is emptied "
+            "first. From then until the last byte is written, there is no checkpoint.",
+        ),
+    },
+    right="c",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 02.3
+
+
+def _killed(train: Callable[[Path], None], recover: Callable[[Path], str | None]) -> Campaign:
+    """Kill a training before each of its file operations and within each of its writes."""
+    from koemorph_tutorial.testing import crash_test
+
+    return crash_test(train, recover, modes=("kill", "torn"), timeout=5)
+
+
+def _done_to(campaign: Campaign, name: str) -> set[str]:
+    """Return what was done to the file of that name itself."""
+    return {point.name for point in campaign.points if point.path == name}
+
+
+def _raise_for(campaign: Campaign) -> None:
+    bad = campaign.not_ok
+    if bad:
+        raise WrongAnswerError(
+            f"it works, as long as nobody kills it. Of {len(campaign.trials)} kills {len(bad)} did harm; one of them "
+            f"came before `{bad[0].point.name}`: {printable(bad[0].detail or bad[0].verdict, 200)}"
+        )
+
+
+def _epoch_in(path: Path) -> int | None:
+    try:
+        found: int = json.loads(path.read_text("utf-8"))["epoch"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found
+
+
+def _examine_metrics(save_metrics: Any) -> None:
+    from koemorph_tutorial.testing import saved
+
+    if is_untouched(save_metrics, _metrics("# your line")):
+        raise NotAttemptedError
+    path, beside = Path("metrics.json"), Path("metrics.json.tmp")
+    path.write_text('{"epoch": 0}', "utf-8")
+    save_metrics({"epoch": 1}, str(path))
+    if not path.exists():
+        raise WrongAnswerError("swapped" if _epoch_in(beside) == 0 else "afterwards there is no `metrics.json`")
+    if _epoch_in(path) == 0:
+        raise WrongAnswerError("afterwards `metrics.json` still holds the old metrics")
+    if _epoch_in(path) != 1:
+        raise WrongAnswerError("afterwards `metrics.json` does not hold the new metrics")
+    path.unlink()
+    try:
+        save_metrics({"epoch": 1}, str(path))
+    except FileNotFoundError as error:
+        if error.filename == str(path):
+            raise WrongAnswerError("removed") from error
+        raise
+
+    def recover(folder: Path) -> str | None:
+        file = folder / path
+        return str(json.loads(file.read_text("utf-8"))["epoch"]) if file.exists() else None
+
+    def train(folder: Path) -> None:
+        for epoch in range(int(recover(folder) or -1) + 1, 2):
+            save_metrics({"epoch": epoch}, str(folder / path))
+            saved(str(epoch))
+
+    campaign = _killed(train, recover)
+    done = _done_to(campaign, path.name)
+    if campaign.not_ok and "unlink" in done:
+        raise WrongAnswerError("removed")
+    if campaign.not_ok and "open" in done:
+        raise WrongAnswerError("in place")
+    _raise_for(campaign)
+    if not any(point.name == "fsync" and not Path(point.path).is_absolute() for point in campaign.points):
+        raise WrongAnswerError("unsynced")
+
+
+def _metrics(line: str, sync: str = "os.fsync(file.fileno())") -> str:
+    return f"""\
+import json
+import os
+
+
+def save_metrics(metrics, path):
+    beside = path + ".tmp"
+    with open(beside, "w") as file:
+        json.dump(metrics, file)
+        file.flush()
+        {sync}
+    {line}
+"""
+
+
+METRICS = Exercise(
+    asks="One line is missing",
+    answer="save_metrics",
+    expects="a function",
+    examine=_examine_metrics,
+    apart=True,
+    misconceptions={
+        "in place": Misconception(
+            says="This opens `metrics.json` itself and writes into it from front to back: killed on the way it is "
+            "torn, as before. The finished file lies beside it already, and lacks only the name.",
+            example=_metrics("import shutil; shutil.copyfile(beside, path)"),
+        ),
+        "removed": Misconception(
+            says="Between removing the old file and renaming the new one there is a moment without `metrics.json`: "
+            "a kill there leaves none. (And the first time there is nothing to remove.) One call does both at once.",
+            example=_metrics("os.remove(path)\n    os.rename(beside, path)"),
+        ),
+        "swapped": Misconception(
+            says="The other way round: this gives the old file the temporary name. First comes the file that is to be "
+            "renamed, then the name that it gets.",
+            example=_metrics("os.replace(path, beside)"),
+        ),
+        "unsynced": Misconception(
+            says="No kill does harm, but the `fsync` is gone. After a power cut the new name may be on the disk, and "
+            "the bytes behind it not.",
+            example=_metrics("os.replace(beside, path)", sync="pass"),
+        ),
+    },
+    hint="`os.replace(file, name)` gives a file the name of another one, which is dropped, in one step.",
+    solution=_metrics("os.replace(beside, path)"),
+    why="Your function was killed before each of its file operations and within each write, and always left the old "
+    "metrics or the new ones. It serves whatever a run reads when it starts again.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 02.4
+
+
+def _examine_name(also_named: Any) -> None:
+    from koemorph_tutorial.testing import saved
+
+    if is_untouched(also_named, _name("os.link(path, name)")):
+        raise NotAttemptedError
+    first, second, best = Path(numbered_name(0)), Path(numbered_name(1)), Path("best_model.pth")
+    first.write_text("0", "utf-8")
+    second.write_text("1", "utf-8")
+    also_named(str(first), str(best))
+    also_named(str(second), str(best))
+    if not os.path.lexists(best):
+        raise WrongAnswerError(f"afterwards there is no `{best}`")
+    if best.is_symlink():
+        raise WrongAnswerError("symlink")
+    if best.read_text("utf-8") == "0":
+        raise WrongAnswerError("kept")
+    if not second.exists():
+        raise WrongAnswerError("moved")
+    if not best.samefile(second):
+        raise WrongAnswerError("copy")
+    left = sorted({file.name for file in Path().iterdir()} - {first.name, second.name, best.name})
+    if left:
+        raise WrongAnswerError(f"afterwards `{printable(left[0], 60)}` is left over")
+    try:
+        also_named(str(second), str(best))  # a name that is right already
+        also_named(str(first), str(best))
+    except FileExistsError as error:
+        raise WrongAnswerError("leftover") from error
+    if not best.exists() or not best.samefile(first):
+        raise WrongAnswerError("called twice for the same file, and then for another one, it names the wrong one")
+
+    def recover(folder: Path) -> str | None:
+        file = folder / best
+        return file.read_text("utf-8") if file.exists() else None
+
+    def train(folder: Path) -> None:
+        for epoch in range(int(recover(folder) or -1) + 1, 2):
+            numbered = folder / numbered_name(epoch)
+            numbered.write_text(str(epoch), "utf-8")
+            also_named(str(numbered), str(folder / best))
+            saved(str(epoch))
+
+    campaign = _killed(train, recover)
+    if campaign.not_ok and "unlink" in _done_to(campaign, best.name):
+        raise WrongAnswerError("removed")
+    if any("FileExistsError" in trial.detail for trial in campaign.not_ok):
+        raise WrongAnswerError("leftover")
+    _raise_for(campaign)
+
+
+def _name(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    return f'''\
+import os
+
+
+def also_named(path, name):
+    """Give the file `path` the further name `name`, whatever had that name before."""
+    {body}
+'''
+
+
+NAME = Exercise(
+    asks="A second name, again and again",
+    answer="also_named",
+    expects="a function",
+    examine=_examine_name,
+    apart=True,
+    misconceptions={
+        "removed": Misconception(
+            says="Between `os.remove` and `os.link` there is no `best_model.pth`: killed there, the run has lost its "
+            "best. Give the file a temporary name first, and put that in place by `os.replace`.",
+            example=_name("if os.path.exists(name):", "    os.remove(name)", "os.link(path, name)"),
+        ),
+        "moved": Misconception(
+            says="The file has the new name now, and has lost its own: the numbered checkpoint is gone. `os.replace` "
+            "moves a name, so hand it a further one.",
+            example=_name("os.replace(path, name)"),
+        ),
+        "kept": Misconception(
+            says="`best_model.pth` still names the best of before: the new best is never put in place.",
+            example=_name("if not os.path.exists(name):", "    os.link(path, name)"),
+        ),
+        "copy": Misconception(
+            says="This is a second copy. Its bytes are written again, which takes as long as the save did, and a kill "
+            "can tear what is being written. A link is there at once.",
+            example=_name("import shutil", "shutil.copyfile(path, name)"),
+        ),
+        "symlink": Misconception(
+            says="A symbolic link points to a name, not to bytes. When an old `checkpoint_epoch_001.pth` is removed, "
+            "`best_model.pth` points to nothing. A hard link keeps the bytes for as long as one name is left.",
+            example=_name('os.symlink(path, name + ".tmp")', 'os.replace(name + ".tmp", name)'),
+        ),
+        "leftover": Misconception(
+            says="Nearly. The temporary name can stay: a kill between your two lines leaves it, and so does "
+            "`os.replace` where both names are one file already. Then `os.link` fails, in every later run: "
+            "FileExistsError. Remove it first.",
+            example=_name('os.link(path, name + ".tmp")', 'os.replace(name + ".tmp", name)'),
+        ),
+    },
+    hint="Link to a temporary name, then `os.replace` that. Before you link, remove what a kill may have left there.",
+    solution=_name(
+        'temporary = name + ".tmp"',
+        "if os.path.exists(temporary):",
+        "    os.remove(temporary)  # a kill left it",
+        "os.link(path, temporary)",
+        "os.replace(temporary, name)",
+    ),
+    why="At every kill `best_model.pth` was there, and named a whole file. This is what the library does for each name "
+    "of a save.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 02.5
+
+
+def _examine_newest(newest: Any) -> None:
+    if is_untouched(newest, _newest(*_NAIVE)):
+        raise NotAttemptedError
+    _expect(newest, "a", [1, 2, 3], 3, "these lie in the order in which they were written", clock=[1, 2, 3])
+    _expect(newest, "b", [1, 2, 3], 3, "clock", clock=[3, 1, 2])
+    _expect(newest, "c", [999, 1000, 5], 1000, "text", clock=[5, 999, 1000])
+    _expect(newest, "d", [1, 2, 3, 4], 2, "torn", clock=[1, 2, 3, 4], torn=[3, 4])
+    others = ("checkpoint_epoch_900 (copy).pth", "checkpoint_epoch_1e3.pth", ".checkpoint_epoch_004.pth.1-f00.tmp")
+    _expect(newest, "e", [1, 2, 3], 3, "alike", clock=[1, 2, 3], others=others)
+    empty = Path("f")
+    empty.mkdir()
+    try:
+        if not is_nothing(newest(empty)):
+            raise WrongAnswerError("in an empty folder it found something; there it is to return None")
+    except (IndexError, ValueError, OSError) as error:
+        raise WrongAnswerError("empty") from error
+    ruined = _run("g", [1, 2], clock=[1, 2], torn=[1, 2])
+    try:
+        found = newest(ruined)
+    except Exception:
+        return  # as it should be
+    raise WrongAnswerError("fresh" if is_nothing(found) else "it found something where both files are torn")
+
+
+def _run(name: str, epochs: list[int], *, clock: list[int], torn: list[int] | None = None) -> Path:
+    """Make a folder of numbered checkpoints, changed in the order of `clock`; of those in `torn` a kill left a part."""
+    import torch
+
+    folder = Path(name)
+    folder.mkdir()
+    for epoch in epochs:
+        path = folder / numbered_name(epoch)
+        torch.save({"epoch": epoch}, path)
+        if epoch in (torn or ()):
+            os.truncate(path, 0 if epoch == max(torn or ()) else path.stat().st_size // 2)
+    for second, epoch in enumerate(clock):
+        os.utime(folder / numbered_name(epoch), (1e9 + second, 1e9 + second))
+    return folder
+
+
+def _expect(
+    newest: Any,
+    name: str,
+    epochs: list[int],
+    right: int,
+    otherwise: str,
+    *,
+    clock: list[int],
+    torn: list[int] | None = None,
+    others: tuple[str, ...] = (),
+) -> None:
+    import torch
+
+    folder = _run(name, epochs, clock=clock, torn=torn)
+    for other in others:
+        torch.save({"epoch": 0, "of": "another run"}, folder / other)
+    try:
+        found = newest(folder)
+    except Exception as error:
+        if otherwise == "torn" or (otherwise == "alike" and isinstance(error, ValueError)):
+            raise WrongAnswerError(otherwise) from error
+        raise
+    if is_nothing(found):
+        raise WrongAnswerError(f"`newest` returned None where {len(epochs)} checkpoints lie: is `return` missing?")
+    if not isinstance(found, Mapping) or "epoch" not in found:
+        kind = printable(type(found).__name__, 60)
+        raise WrongAnswerError(f"expected the checkpoint as it was loaded, a dict, found: {kind}")
+    if found["epoch"] != right:
+        raise WrongAnswerError(otherwise)
+
+
+def _newest(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    return f'''\
+from pathlib import Path
+
+
+def newest(folder):
+    """Load the newest checkpoint_epoch_NNN.pth; None if there is none. No sound one among them is an error."""
+    {body}
+'''
+
+
+_NAIVE = (
+    'files = sorted(Path(folder).glob("*.pth"), key=lambda file: file.stat().st_mtime)',
+    "return torch.load(files[-1])",
+)
+_NUMBER = (
+    "import re",
+    'files = [file for file in Path(folder).iterdir() if re.fullmatch(r"checkpoint_epoch_\\d+\\.pth", file.name)]',
+)
+_SORT = "files.sort(key=lambda file: int(file.stem[17:]), reverse=True)"
+_TRY = (
+    "for file in files:",
+    "    try:",
+    "        return torch.load(file)",
+    "    except Exception:",
+    "        pass  # torn: the one before it",
+)
+_REFUSE = (
+    "if files:",
+    '    raise ValueError(f"{folder}: {len(files)} checkpoints, and none of them is sound")',
+)
+
+NEWEST = Exercise(
+    asks="The newest sound one",
+    answer="newest",
+    expects="a function",
+    examine=_examine_newest,
+    apart=True,
+    misconceptions={
+        "clock": Misconception(
+            says="An older file was copied back, and your function took it for the newest: a time says when a file "
+            "was touched, not how far the training was. The epoch is in the name, and in the file.",
+            example=_newest(
+                'files = sorted(Path(folder).glob("checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_ctime)',
+                "files.sort(key=lambda file: file.stat().st_mtime)",
+                "return torch.load(files[-1])",
+            ),
+        ),
+        "text": Misconception(
+            says="Epoch 1000 is newer than 999, but as text `checkpoint_epoch_1000.pth` comes first: 1 before 9. "
+            "Compare numbers.",
+            example=_newest(
+                'files = sorted(Path(folder).glob("checkpoint_epoch_*.pth"))',
+                "return torch.load(files[-1])",
+            ),
+        ),
+        "torn": Misconception(
+            says="A kill had torn the newest files, one was cut and one empty (that one raises EOFError), and a sound "
+            "one lay beside them. Try them one by one, newest first, until one can be loaded.",
+            example=_newest(*_NUMBER, _SORT, "return torch.load(files[0])"),
+        ),
+        "alike": Misconception(
+            says="It fell for a file that only looks like one: `checkpoint_epoch_900 (copy).pth`, "
+            "`checkpoint_epoch_1e3.pth` or a temporary file. What counts is `checkpoint_epoch_`, digits, `.pth`, and "
+            "nothing else.",
+            example=_newest(
+                'files = list(Path(folder).glob("checkpoint_epoch_*.pth"))',
+                _SORT,
+                *_TRY,
+                *_REFUSE,
+            ),
+        ),
+        "empty": Misconception(
+            says="A folder without checkpoints is no error: there a run begins. Return None.",
+            example=_newest(
+                *_NUMBER,
+                _SORT,
+                *_TRY,
+                'raise ValueError("nothing sound")',
+            ),
+        ),
+        "fresh": Misconception(
+            says="Both files of the run were torn, and your function says that there is nothing. Then the run starts "
+            "afresh, and writes over what somebody could still have repaired. Raise an error.",
+            example=_newest(*_NUMBER, _SORT, *_TRY),
+        ),
+    },
+    hint="Keep the names that `re.fullmatch` accepts, sort them by their number, newest first, and return the first "
+    "that loads. After the loop: None if there were no files, else raise.",
+    solution=_newest(*_NUMBER, _SORT, *_TRY, *_REFUSE),
+    why="It needs no list of what was saved, no clock and no luck: a restart knows only the folder. (`resume_training` "
+    "looks at every byte as well: lesson 08.)",
+)
+
+
+LESSON = Lesson(
+    prediction="02.2",
+    questions={"02.1": ALIAS, "02.2": PREDICTION, "02.3": METRICS, "02.4": NAME, "02.5": NEWEST},
+)

@@ -1,0 +1,103 @@
+"""Processes forked from this warm one: nothing is imported again, and nothing that happens in them happens here."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a child ended: with `result`, with `error` (a line), by a signal, or not in time."""
+
+    result: Any = None
+    error: str | None = None
+    killed: bool = False
+    timed_out: bool = False
+
+
+def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
+    """Call `work` in a forked child, in `folder`, and return how it ended; its result must be JSON.
+
+    What it prints goes to ``folder/said.txt``. It leads a process group of its own, all of which ends with it.
+    """
+    answer = folder / "answer.json"
+    answer.unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    state = random.getstate()  # Python gives a forked child another one: then no two trainings would be the same
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only waits
+        child = os.fork()
+    if child == 0:
+        gc.freeze()  # a collection would touch, and so copy, all memory that is shared with the parent
+        random.setstate(state)
+        _work(work, folder, answer)
+    status = _wait(child, timeout)
+    _end_group(child)
+    if status is None:
+        return Ended(timed_out=True)
+    if os.WIFSIGNALED(status):
+        return Ended(killed=True, error=f"killed by {signal.Signals(os.WTERMSIG(status)).name}")
+    try:
+        return Ended(**json.loads(answer.read_text()))
+    except (FileNotFoundError, ValueError):
+        return Ended(error=f"ended with exit code {os.waitstatus_to_exitcode(status)} and without a word")
+
+
+def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:
+    write, leave = answer.open, os._exit  # before anybody puts something else in their place
+    try:
+        os.setsid()
+        said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for descriptor in (1, 2):
+            os.dup2(said, descriptor)
+        sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(1)  # a pool of threads does not survive a fork
+        try:
+            ended: dict[str, Any] = {"result": work()}
+        except SystemExit as error:
+            ended = {"error": None if error.code in (None, 0) else f"exit code {error.code}"}
+        except BaseException as error:
+            traceback.print_exc()
+            ended = {"error": "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")}
+        sys.stdout.flush()
+        with write("w") as file:
+            json.dump(ended, file)
+    finally:
+        leave(0)
+
+
+def _wait(child: int, timeout: float) -> int | None:
+    limit = time.monotonic() + timeout
+    pause = 0.0005
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        if time.monotonic() > limit:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.003)
+
+
+def _end_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # nobody is left of it
+        return
