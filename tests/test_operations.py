@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,25 @@ def test_a_child_says_how_it_ended(tmp_path: Path) -> None:
     assert children.run(lambda: 1 / 0, tmp_path, timeout=5).error == "ZeroDivisionError: division by zero"
     assert children.run(lambda: os._exit(4), tmp_path, timeout=5).error == "ended with exit code 4 and without a word"
     assert children.run(lambda: signal.pause(), tmp_path, timeout=0.2).timed_out
+
+
+def test_children_that_share_work_report_as_they_go_and_raise_as_one() -> None:
+    def numbers(worker: int) -> Iterator[int]:
+        yield from range(worker, 7, 3)
+
+    def fails(worker: int) -> Iterator[int]:
+        yield 1
+        raise ValueError("not this time")
+
+    assert list(range(7)) == sorted(children.share(numbers, 3))
+    with pytest.raises(RuntimeError, match="ValueError: not this time"):
+        list(children.share(fails, 2))
+
+
+def test_a_child_begins_with_the_random_numbers_of_its_parent(tmp_path: Path) -> None:
+    """Python itself gives every forked child others."""
+    state = random.getstate()
+    expected = random.random()
+    random.setstate(state)
+    assert children.run(random.random, tmp_path, timeout=5).result == expected
+    assert list(children.share(lambda worker: iter([random.random()]), 1)) == [expected]

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,16 +36,13 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
     answer.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    state = random.getstate()  # Python gives a forked child another one: then no two trainings would be the same
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only waits
-        child = os.fork()
+    child = _fork()
     if child == 0:
-        gc.freeze()  # a collection would touch, and so copy, all memory that is shared with the parent
-        random.setstate(state)
         _work(work, folder, answer)
-    status = _wait(child, timeout)
-    _end_group(child)
+    try:
+        status = _wait(child, timeout)
+    finally:
+        _end_group(child)
     if status is None:
         return Ended(timed_out=True)
     if os.WIFSIGNALED(status):
@@ -54,6 +51,58 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
         return Ended(**json.loads(answer.read_text()))
     except (FileNotFoundError, ValueError):
         return Ended(error=f"ended with exit code {os.waitstatus_to_exitcode(status)} and without a word")
+
+
+def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
+    """Yield what ``work(0)`` to ``work(workers - 1)`` yield, each in a child of its own, as it comes; it must be JSON.
+
+    Raises:
+        RuntimeError: a child has raised, or was killed.
+    """
+    reading, writing = os.pipe()
+    children = []
+    try:
+        for number in range(workers):
+            child = _fork()
+            if child == 0:
+                _report(work(number), writing)
+            children.append(child)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as lines:
+            for line in lines:
+                kind, value = json.loads(line)
+                if kind == "raised":
+                    raise RuntimeError(value)
+                yield value
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGINT)  # one that has ended is still there to be waited for
+        for child in children:
+            os.waitpid(child, 0)
+
+
+def _report(values: Iterator[Any], writing: int) -> NoReturn:
+    try:
+        for value in values:
+            os.write(writing, (json.dumps(["value", value]) + "\n").encode())  # short, so never mixed with another's
+    except KeyboardInterrupt:
+        pass
+    except BaseException as error:
+        text = "".join(traceback.format_exception(error))[-2000:]
+        os.write(writing, (json.dumps(["raised", text]) + "\n").encode())
+    finally:
+        os._exit(0)
+
+
+def _fork() -> int:
+    state = random.getstate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only wait
+        child = os.fork()
+    if child == 0:
+        random.setstate(state)  # Python has given it another one: then no two trainings would be the same
+        gc.freeze()  # a collection would touch, and so copy, all memory that is shared with the parent
+    return child
 
 
 def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:

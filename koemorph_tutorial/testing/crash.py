@@ -9,7 +9,8 @@ every mode, a trial in an empty directory:
 2. a fresh process resumes and says what it restored;
 3. another one trains on to the end, and what is there then is compared with the training that nobody disturbed.
 
-Every process is forked from this one, so a trial takes milliseconds where the training does. The training must be the
+Every process is forked from this one, so a trial takes milliseconds where the training does; there are as many at a
+time as there are cores. The training must be the
 same each time it is run: seed it.
 """
 
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -166,19 +167,32 @@ def crash_test(
     if unknown:
         raise ValueError(f"modes: expected some of {', '.join(MODES)}, found {unknown[0]!r}")
     with tempfile.TemporaryDirectory(prefix="koemorph-crash-", ignore_cleanup_errors=True) as folder:
-        bench = _Bench(Path(folder), train, recover, timeout)
+        bench = _Bench(Path(folder, "0"), train, recover, timeout)
         reference = bench.watch()
         points = reference.points
         if max_points is not None and max_points < len(points):
             chosen = random.Random(0).sample(range(len(points)), max_points)
             points = tuple(points[index] for index in sorted(chosen))
         faults = [(point, fault) for point in points for mode in modes for fault in _variants(point, mode)]
-        trials = []
-        for number, (point, fault) in enumerate(faults, 1):
-            trials.append(bench.trial(point, fault, reference))
+        benches = [_Bench(Path(folder, str(number)), train, recover, timeout) for number in range(_cores())]
+        trials: dict[int, Trial] = {}
+
+        def work(number: int) -> Iterator[tuple[int, str, str]]:
+            for index in range(number, len(faults), len(benches)):
+                trial = benches[number].trial(*faults[index], reference)
+                yield index, trial.verdict, trial.detail
+
+        for index, verdict, detail in children.share(work, len(benches)):
+            point, fault = faults[index]
+            trials[index] = Trial(point=point, mode=fault, verdict=verdict, detail=detail)
             if on_trial is not None:
-                on_trial(trials[-1], number, len(faults))
-    return Campaign(points=reference.points, trials=tuple(trials), blind_spots=reference.blind_spots)
+                on_trial(trials[index], len(trials), len(faults))
+        trials = dict(sorted(trials.items()))
+    return Campaign(points=reference.points, trials=tuple(trials.values()), blind_spots=reference.blind_spots)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _variants(point: Operation, mode: str) -> list[str]:
@@ -328,7 +342,7 @@ class _Bench:
     def _clear(self) -> None:
         for path in (self._run, self._temporary, self._folder / "shadow"):
             shutil.rmtree(path, ignore_errors=True)
-            path.mkdir()
+            path.mkdir(parents=True)
         self._trail.unlink(missing_ok=True)
 
     def _read_trail(self) -> list[dict[str, Any]]:
