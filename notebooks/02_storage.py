@@ -17,13 +17,13 @@
 # **Promise:** after this lesson a kill costs you at most the save that it hit, and you can prove it.
 #
 # You will be able to
-# - say what is left of a file when its writer is killed;
-# - put a file in place whole, under three names, with one write;
+# - tell what a kill does to a save, and why;
+# - put a file in place whole, under three names, written once;
 # - test how a run is saved by killing it before each of its file operations.
 #
-# About 15 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) settled what belongs in a checkpoint; this one brings it to the disk. It takes parts 3 and 4 of the recipe: the three kinds of file, and their folder.
+# About 15 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) settled what belongs in a checkpoint; this one brings it to the disk. It takes parts 3 and 4 of the recipe of lesson 01, by which KoeMorph saves its training: the three kinds of file, and their folder.
 #
-# **日本語:** 保存している最中にプログラムが強制終了したら、ファイルには何が残るでしょうか。このレッスンでは、書きかけのところで本当にプロセスを止め、残ったファイルを開いてみます。そのうえで、いつ止められても壊れない保存を自分で書き、すべての瞬間で止めて確かめます。
+# **日本語:** 保存している最中にプログラムが強制終了したら、ファイルには何が残るでしょうか。このレッスンでは、保存中のプロセスを本当に止め、結果を自分の予想と比べます。そのうえで、保存のしかたを自分で書き、すべての瞬間で止めて確かめます。
 #
 # First a look back at lesson 01: **after its best epoch a run keeps `best = model.state_dict()`, and trains on. What does `best` hold in the end?**
 #
@@ -52,7 +52,7 @@ predict("02.2", None)
 # %% [markdown]
 # ## Break: killed while it writes
 #
-# The line is from part 3.3 of the recipe. Nothing trains in this lesson, the network is only saved; but the kill is real. [`killed_at_byte`](../koemorph_tutorial/teaching/crashes.py) makes a copy of this process and gives it a limit of the operating system: if it makes a file longer than so many bytes, it is killed on the spot.
+# The line is that of the recipe (part 3.3, “the newest model”). Nothing trains in this lesson, the network is only saved; but the kill is real. [`killed_at_byte`](../koemorph_tutorial/teaching/crashes.py) makes a copy of this process and gives it a limit of the operating system: if it makes a file longer than so many bytes, it is killed on the spot.
 
 # %%
 from pathlib import Path
@@ -72,7 +72,7 @@ def checkpoint_of(epoch):
 def epoch_in(path):
     try:
         return torch.load(path)["epoch"]
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # of which kind depends on the byte
         return f"nothing ({type(error).__name__})"
 
 
@@ -80,23 +80,24 @@ torch.save(checkpoint_of(6), "last_model.pth")
 whole = Path("last_model.pth").read_bytes()
 print("before the kill:", epoch_in("last_model.pth"))
 
-crashes.killed_at_byte(len(whole) // 2, torch.save, checkpoint_of(7), "last_model.pth")
+killed = crashes.killed_at_byte(len(whole) // 2, torch.save, checkpoint_of(7), "last_model.pth")
 torn = Path("last_model.pth").read_bytes()
-print("after the kill: ", epoch_in("last_model.pth"))
+print("after the kill: " if killed else "without a kill:", epoch_in("last_model.pth"))
 
 # %%
-reveal("02.2", happened={6: "a", 7: "b"}.get(epoch_in("last_model.pth"), "c"))
+if killed:
+    reveal("02.2", happened={6: "a", 7: "b"}.get(epoch_in("last_model.pth"), "c"))
 
 # %% [markdown]
-# ## Why: what is opened is emptied
+# ## Why: mode "w" empties the file
 #
-# At no moment do both epochs exist. Opening the old one for writing empties it, then epoch 7 arrives from front to back. And a `.pth` is a zip archive, whose table of contents comes last: without it nothing can be found in the rest. (Any byte will do. Change the `// 2` above and try.)
+# At no moment do both epochs exist. `torch.save` opens the old one with mode "w", which empties it, then epoch 7 arrives from front to back. And a `.pth` is a zip archive, whose table of contents comes last: without it nothing can be found in the rest. (Put a larger number in place of the 2 above: the error may be another, the epoch is lost all the same. With 1 the file becomes complete, and nothing is killed.)
 
 # %%
 show(*crashes.torn_file(whole, torn))
 
 # %% [markdown]
-# For this small network that is a moment. For gigabytes on a network disk it is a minute, every epoch. It happens to experts: a user reported it to PyTorch Lightning [in 2020](https://github.com/Lightning-AI/pytorch-lightning/issues/688), where it was repaired; later versions lost the repair, as another user found [in 2024](https://github.com/Lightning-AI/pytorch-lightning/issues/19970).
+# For this small network that is a moment. For gigabytes on a network disk it is a minute, every epoch. It happens to experts: PyTorch Lightning was told of it [in 2020](https://github.com/Lightning-AI/pytorch-lightning/issues/688) and repaired it. The repair was lost when the code changed; a user noticed [in 2024](https://github.com/Lightning-AI/pytorch-lightning/issues/19970), and another [repaired it again](https://github.com/Lightning-AI/pytorch-lightning/pull/20011).
 #
 # > **Trap.** On every day without a kill it works. So no test finds it, except one that kills.
 #
@@ -127,9 +128,11 @@ for part in range(20):
 print("left after kills at 20 different bytes:", left)
 
 # %% [markdown]
-# Twenty kills, and epoch 6 is still there. (What `fsync` is for no kill can show: the system lives on and writes what it was given. A power cut takes the system along, and without the first `fsync` the new name may be there and its bytes not.)
+# Twenty kills, and epoch 6 is still there. Beside it lies a torn `.tmp`; the next save writes over it. (The library clears such files away when a run resumes.)
 #
-# **Three names.** The recipe saves an epoch as `checkpoint_epoch_007.pth`, as `best_model.pth` if it is the best, and as `last_model.pth`: the same bytes, written three times. [`save_checkpoint`](../koemorph_tutorial/storage.py) does what you saw above, once. Each further name is a hard link: one more entry in the folder, for bytes that are there already.
+# No kill can show what `fsync` is for: the system lives on, and writes what it was given. A power cut takes the system along. Without the first `fsync` the new name may then be there and its bytes not.
+#
+# **Three names.** The recipe saves an epoch as `checkpoint_epoch_007.pth`, as `best_model.pth` if it is the best, and as `last_model.pth`: the same bytes, written three times. [`save_checkpoint`](../koemorph_tutorial/storage.py) does what you saw above, once. Each further name (`also=`) is a hard link: one more entry in the folder, for bytes that are on the disk already.
 
 # %%
 from koemorph_tutorial import Best, list_checkpoints, save_checkpoint
@@ -142,11 +145,11 @@ for name in names:
 save_checkpoint(checkpoint_of(6), "run/checkpoint_epoch_006.pth")
 save_checkpoint(checkpoint_of(7), f"run/{names[0]}", also=names[1:])
 
-for folder in ("recipe", "run"):  # st_ino says which bytes a name stands for
+for folder in ("recipe", "run"):  # st_ino: the number of the file on the disk, the same for all its names
     print(f"{folder}: three names,", len({os.stat(f"{folder}/{name}").st_ino for name in names}), "on the disk")
 
 # %% [markdown]
-# **Which is the newest?** A run that starts again remembers nothing: the folder has to tell. Its clock cannot, for it only knows when a file was touched. What the files themselves say survives every copy.
+# **Which is the newest?** A run that starts again remembers nothing: the folder has to tell. Its clock cannot, for it only knows when a file was touched. What the files themselves say survives every copy. (Below, `last_model.pth` and `checkpoint_epoch_007.pth` are names of the same bytes.)
 
 # %%
 os.utime("run/checkpoint_epoch_006.pth", (2e9, 2e9))  # from a machine that believes it is 2033
@@ -163,9 +166,9 @@ for name in sorted(os.listdir("run")):
 print("newest by the files:     ", list_checkpoints("run")[0].path.name)
 
 # %% [markdown]
-# > **Trap.** Three names are one copy. Whatever writes into one of them ruins all three, like `best` in 02.1. So an older epoch has to stay beside them: `CheckpointManager` refuses `keep_last_n=1`.
+# > **Trap.** Three names are one copy. A program that writes into one of them changes all three, like `best` in 02.1. So an older epoch has to stay beside them: `CheckpointManager` refuses to keep one numbered file only (`keep_last_n=1`).
 #
-# **Which is the best?** One loss that is not a number (NaN) spoils it. No comparison with NaN is true, so a line that many scripts have, `best = min(loss, best)`, keeps it for ever: the 0.5 below is never noticed. `argmin` even picks the NaN. (The recipe keeps only what has won, and is safe.)
+# **Which is the best?** One loss that is not a number (NaN) spoils it. NaN is never smaller than a number, and no number is smaller than NaN. In doubt, `min` keeps its first argument. So `best = min(loss, best)`, a line that many scripts have, becomes NaN below, and then epoch 3 with its 0.5 is not noticed. (`min(best, loss)` would do. The recipe assigns `best` only after `loss < best`, and is safe.) `argmin` even picks the NaN.
 
 # %%
 losses = [0.9, 0.7, float("nan"), 0.5, 0.6]
@@ -192,10 +195,11 @@ def recipe_resumes(folder):
 
 
 def recipe(folder):
-    for epoch in range(int(recipe_resumes(folder) or -1) + 1, 2):
+    done = recipe_resumes(folder)
+    for epoch in range(0 if done is None else int(done) + 1, 2):
         for name in (f"checkpoint_epoch_{epoch:03d}.pth", "best_model.pth", "last_model.pth"):
             torch.save({"epoch": epoch, "weights": torch.zeros(5000)}, folder / name)
-        saved(str(epoch))
+        saved(str(epoch))  # tells the test that this save is finished
 
 
 def manager(folder):
@@ -223,7 +227,7 @@ tested = {
 show(*crashes.kill_test(tested))
 
 # %% [markdown]
-# While the recipe's `last_model.pth` was torn, the numbered file beside it was whole. But its `--resume last_model.pth` does not look there. Ours asks the folder, takes the newest whole file, and clears away what the kill left.
+# While the recipe's `last_model.pth` was torn, the numbered file beside it was whole. But its `--resume last_model.pth` does not look there. (Nor at the best: a kill in “best” leaves a torn `best_model.pth`, and the run goes on without noticing. Here the next save mends it.) Ours asks the folder, takes the newest whole file, and clears away what the kill left.
 #
 # ## Practise
 #
@@ -250,7 +254,7 @@ check("02.3", save_metrics)
 # %% [markdown]
 # ### 02.4 ●● A second name, again and again (5 minutes, essential)
 #
-# After each new best, `best_model.pth` shall be a further name of its numbered file. This works once: where the name is taken, `os.link` raises FileExistsError. Make it work every time, also after a kill. At no moment may `best_model.pth` be missing.
+# After each new best, `best_model.pth` shall be a further name of its numbered file. This works once: where the name is taken, `os.link` raises FileExistsError. Make it work every time, also after a kill. At no moment may `best_model.pth` be missing, and what a kill leaves beside it the next call has to clear away.
 
 # %%
 import os
@@ -266,14 +270,14 @@ check("02.4", also_named)
 # %% [markdown]
 # ### 02.5 ●●● The newest sound one (8 minutes, optional)
 #
-# This works until a file is copied or torn, or somebody leaves a `checkpoint_epoch_900 (copy).pth` in the folder. Make it hold.
+# This works until a file is copied or torn, or somebody leaves a `checkpoint_epoch_900 (copy).pth` in the folder. Make it hold, beyond epoch 999 as well (`checkpoint_epoch_1000.pth`).
 
 # %%
 from pathlib import Path
 
 
 def newest(folder):
-    """Load the newest checkpoint_epoch_NNN.pth; None if there is none. No sound one among them is an error."""
+    """Load the newest checkpoint_epoch_NNN.pth. None if there is none, an error if all are torn."""
     files = sorted(Path(folder).glob("*.pth"), key=lambda file: file.stat().st_mtime)
     return torch.load(files[-1])
 
@@ -283,7 +287,7 @@ check("02.5", newest)
 # %% [markdown]
 # **Recap**
 #
-# - What is opened for writing is emptied. So: write beside it, sync, rename.
+# - Mode "w", that of `torch.save`, empties the file. So: write beside it, sync, rename.
 # - Three names are one copy: keep an older epoch as well.
 # - A kill at every file operation is a test, and you can run it.
 #

@@ -441,7 +441,7 @@ METRICS_BEGIN = (
 )
 
 NEW_NAME_EACH_TIME = (
-    "file = tempfile.NamedTemporaryFile('w', dir=os.path.dirname(path), delete=False)",
+    "file = tempfile.NamedTemporaryFile('w', {}, delete=False)",
     "json.dump(metrics, file)",
     "file.flush()",
     "os.fsync(file.fileno())",
@@ -461,18 +461,31 @@ def test_every_right_way_to_put_a_file_in_place_passes(line: str, capsys: pytest
     assert "02.3: passed" in said_to("02.3", named("02.3", *METRICS_BEGIN, line), capsys)
 
 
+@pytest.mark.parametrize("more", ["", ", suffix='.json'", ", prefix='.'"])
+def test_what_a_kill_leaves_beside_the_metrics_does_no_harm(more: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.format("dir=os.path.dirname(path)" + more) for line in NEW_NAME_EACH_TIME]
+    assert "02.3: passed" in said_to("02.3", named("02.3", *lines), capsys)
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
         (('json.dump(metrics, open(path, "w"))',), "This opens `metrics.json` itself"),
-        ((*METRICS_BEGIN, 'os.link(path + ".new", path)'), "`save_metrics` raised FileExistsError"),
+        ((*METRICS_BEGIN, 'os.symlink(path + ".new", path)'), "A link takes no name that exists already"),
+        (("open(path, 'x')",), "`save_metrics` raised FileExistsError"),
         ((*METRICS_BEGIN, "os.remove(path)"), "afterwards there is no `metrics.json`"),
         ((*METRICS_BEGIN, "return"), "afterwards `metrics.json` still holds the old metrics"),
         (('open(path, "w").close()',), "afterwards `metrics.json` does not hold the new metrics"),
+        ([line.format("suffix='.json'") for line in NEW_NAME_EACH_TIME], "The temporary file lies outside the folder"),
         (
-            NEW_NAME_EACH_TIME,
+            ("open(path + '.new', 'x').close()", *METRICS_BEGIN, "os.replace(path + '.new', path)"),
             "works, as long as nobody kills it. Of ",
         ),
+        (
+            ("open(path, 'r+' if os.path.exists(path) else 'w').write(json.dumps(metrics))",),
+            "This opens `metrics.json` itself",
+        ),
+        (("open(path, 'r+').write(json.dumps(metrics))",), "`save_metrics` raised FileNotFoundError"),
     ],
 )
 def test_what_is_said_of_other_ways_is_true(
@@ -539,7 +552,14 @@ def test_what_an_answer_prints_is_shown(capsys: pytest.CaptureFixture[str]) -> N
 PUT = ("os.path.exists({new}) and os.remove({new})", "os.link(path, {new})", "os.replace({new}, name)")
 
 
-@pytest.mark.parametrize(("new", "words"), [("name + '.x'", "passed"), ("f'{name}.{os.getpid()}'", "is left")])
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("name + '.x'", "passed"),
+        ("f'{name}.{os.getpid()}'", "the temporary name that a kill leaves stays for good"),
+        ("f'{os.getpid()}.pth'", "the temporary name that a kill leaves stays for good"),
+    ],
+)
 def test_other_names_for_the_temporary_one_are_judged_by_what_a_kill_leaves(
     new: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -553,6 +573,16 @@ def test_other_names_for_the_temporary_one_are_judged_by_what_a_kill_leaves(
         (("shutil.copy(path, name + '.x')", "os.replace(name + '.x', name)"), "This is a second copy"),
         (("shutil.move(path, name)",), "has lost its own"),
         (("os.remove(path)",), "afterwards there is no `best_model.pth`"),
+        (
+            (
+                "new = tempfile.mkdtemp(dir=os.path.dirname(name) or '.')",
+                "os.link(path, new + '/x')",
+                "os.replace(new + '/x', name)",
+                "os.path.exists(new + '/x') and os.remove(new + '/x')",
+                "os.rmdir(new)",
+            ),
+            "the temporary name that a kill leaves stays for good",
+        ),
     ],
 )
 def test_what_is_said_of_other_names_is_true(
@@ -567,6 +597,27 @@ def test_the_newest_sound_one_may_be_found_by_the_library(capsys: pytest.Capture
         "return find(folder).checkpoint if any(pathlib.Path(folder).glob('*.pth')) else None",
     )
     assert "02.5: passed" in said_to("02.5", named("02.5", *lines), capsys)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("*.pth", "02.5: not yet\nIt fell for a file that only looks like one"),
+        ("checkpoint_epoch_*.pth", "02.5: not yet\nIt fell for a file that only looks like one"),
+        ("checkpoint_epoch_???.pth", "02.5: not yet\nEpochs beyond 999 occur"),
+    ],
+)
+def test_the_highest_epoch_in_any_file_is_not_the_newest(
+    pattern: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (
+        "found = []",
+        f"for file in pathlib.Path(folder).glob({pattern!r}):",
+        "    try: found.append(torch.load(file))",
+        "    except Exception: pass",
+        "return max(found, key=lambda checkpoint: checkpoint['epoch'])",
+    )
+    assert words in said_to("02.5", named("02.5", *lines), capsys)
 
 
 @pytest.mark.parametrize(

@@ -82,4 +82,6 @@ def test_the_figure_of_a_torn_file_says_how_much_of_it_is_left(tmp_path: Path) -
     figure, caption = torn_file(whole, whole[: len(whole) // 4])
     assert re.search(r"is the last \d % of the file\. The kill left 25 %, and no table\.$", caption)
     assert 3 == len(figure.axes[0].get_yticklabels())
+    assert torn_file(whole, whole[:-1])[1].endswith("The kill left 99 %, and not the whole table.")
+    assert torn_file(whole, b"")[1].endswith("The kill left 0 %, and no table.")
     assert torn_file(whole, whole)[1].endswith("% of the file. No kill came.")

@@ -279,12 +279,14 @@ def start(directory: Path, wait: float) -> tuple[int, int]:
         os._exit(0)
 
 
-def test_two_trainings_in_one_directory_never_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten interleaved starts: each trains or is told who does; never a damaged file, a lost epoch or a traceback."""
-    monkeypatch.setattr(lock, "_GRACE", 0.02)
+def interleave(directory: Path, pairs: int) -> tuple[int, int]:
+    """Start pairs of trainings at random distances; return how many trained and how many were told who does.
+
+    Asserts after each pair that every file is sound and no epoch is missing.
+    """
     waits, trained, refused = random.Random(5), 0, 0
-    for _ in range(10):
-        children = [start(tmp_path / "run/checkpoints", waits.uniform(0, 0.12)) for _ in range(2)]
+    for _ in range(pairs):
+        children = [start(directory, waits.uniform(0, 0.12)) for _ in range(2)]
         ends = []
         for pid, told in children:
             ends.append(os.read(told, 10_000).decode())
@@ -294,10 +296,17 @@ def test_two_trainings_in_one_directory_never_mix(tmp_path: Path, monkeypatch: p
         assert all("expected to be the only one who writes here, found process " in said for said in others), ends
         assert len(others) < 2
         trained, refused = trained + ends.count("trained"), refused + len(others)
-        listing = list_checkpoints(tmp_path / "run/checkpoints")
+        listing = list_checkpoints(directory)
         assert ((), 2 * trained - 1) == (listing.ignored, listing[0].epoch)
         for file in listing:
             load_checkpoint(file.path)
+    return trained, refused
+
+
+def test_two_trainings_in_one_directory_never_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten interleaved starts: each trains or is told who does; never a damaged file, a lost epoch or a traceback."""
+    monkeypatch.setattr(lock, "_GRACE", 0.02)
+    trained, refused = interleave(tmp_path / "run/checkpoints", 10)
     assert 0 < refused < 10
     names = {".lock", "best_model.pth", "last_model.pth"} | {f"checkpoint_epoch_{n:03d}.pth" for n in (0, 10, 25)}
     names |= {f"checkpoint_epoch_{2 * trained - n:03d}.pth" for n in (1, 2)}

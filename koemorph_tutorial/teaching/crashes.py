@@ -64,11 +64,16 @@ def torn_file(whole: bytes, torn: bytes) -> tuple[Figure, str]:
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         table = archive.start_dir  # where the last part of a zip archive begins
     left = min(len(torn) / len(whole), 1)
+    missing = "no table" if len(torn) <= table else "not the whole table"
     killed = "epoch 7, killed" if left < 1 else "epoch 7, not killed"
     rows = {
         "epoch 6, saved": (whole, 0.012, "all there"),
         "epoch 7, file opened": (b"", 0.012, "empty: epoch 6 is gone"),
-        killed: (torn, left + 0.012, "no table: nothing can be found") if left < 1 else (torn, 0.012, "all there"),
+        killed: (
+            torn,
+            (left if left < 0.6 else 0) + 0.012,
+            f"{missing}: nothing can be found" if left < 1 else "all there",
+        ),
     }
     with style():
         figure = Figure(figsize=(9, 2.9))
@@ -79,7 +84,7 @@ def torn_file(whole: bytes, torn: bytes) -> tuple[Figure, str]:
             if content:
                 ax.barh(row, end, 0.5, facecolor=f"{BLUE}50", edgecolor=BLUE, linewidth=1.5)
             if len(content) > table:
-                ax.barh(row, 1 - end, 0.5, end, color=VERMILLION)
+                ax.barh(row, len(content) / len(whole) - end, 0.5, end, color=VERMILLION)
             ax.text(x, row, says, va="center")
         ax.annotate(
             "table of contents,\nwritten last",
@@ -98,7 +103,7 @@ def torn_file(whole: bytes, torn: bytes) -> tuple[Figure, str]:
     return figure, (
         f"last_model.pth, from its first byte to its last, at three moments. The table of contents is the last "
         f"{100 * (1 - table / len(whole)):.0f} % of the file. "
-        + (f"The kill left {100 * left:.0f} %, and no table." if left < 1 else "No kill came.")
+        + (f"The kill left {min(round(100 * left), 99)} %, and {missing}." if left < 1 else "No kill came.")
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
-    from koemorph_tutorial.testing import Campaign
+    from koemorph_tutorial.testing import Campaign, Trial
 
 # ------------------------------------------------------------------------------------------------ 02.1 and 02.2
 
@@ -32,17 +34,16 @@ ALIAS = Choice(
         "a": Option(
             text="The weights of the best epoch.",
             reply="They would be, if `state_dict()` copied. It hands out the live tensors, and training writes into "
-            "them: in the end `best` holds the last epoch. Two names, one copy: you are about to meet that on a disk.",
+            "them: in the end `best` holds the last epoch. Two names, one copy.",
         ),
         "b": Option(
             text="The weights of the last epoch.",
-            reply="`state_dict()` hands out the live tensors, and training writes into them. Two names, one copy: you "
-            "are about to meet that on a disk.",
+            reply="`state_dict()` hands out the live tensors, and training writes into them. Two names, one copy.",
         ),
         "c": Option(
             text="On a CPU those of the last, on a GPU those of the best.",
             reply="The device makes no difference: `state_dict()` hands out the live tensors, wherever they are, so in "
-            "the end `best` holds the last epoch. Two names, one copy: you are about to meet that on a disk.",
+            "the end `best` holds the last epoch. Two names, one copy.",
         ),
     },
     right="b",
@@ -53,8 +54,8 @@ PREDICTION = Choice(
     options={
         "a": Option(
             text="Epoch 6. The new file takes its place once it is complete.",
-            reply="A good idea: it is the repair. But `torch.save` opens the old file itself to write into it, and "
-            "what is opened for writing is emptied first.",
+            reply='A good idea: it is the repair. But `torch.save` opens the old file itself, with mode "w", and '
+            "that empties it first.",
         ),
         "b": Option(
             text="Epoch 7. A write that has begun is finished by the system.",
@@ -63,8 +64,8 @@ PREDICTION = Choice(
         ),
         "c": Option(
             text="Neither. There is a file, and nothing can be loaded from it.",
-            reply="`torch.save` opens the old file itself to write into it, and what is opened for writing is emptied "
-            "first. From then until the last byte is written, there is no checkpoint.",
+            reply='`torch.save` opens the old file itself, with mode "w", and that empties it first. '
+            "From then until the last byte is written, there is no checkpoint.",
         ),
     },
     right="c",
@@ -86,8 +87,13 @@ def _done_to(campaign: Campaign, name: str) -> set[str]:
     return {point.name for point in campaign.points if point.path == name}
 
 
+def _harmful(campaign: Campaign) -> tuple[Trial, ...]:
+    """Return the trials that left more behind than a file that nobody needs."""
+    return tuple(t for t in campaign.not_ok if t.verdict != "LITTER" and not t.detail.endswith(" is left"))
+
+
 def _raise_for(campaign: Campaign) -> None:
-    bad = campaign.not_ok
+    bad = _harmful(campaign)
     if bad:
         raise WrongAnswerError(
             f"it works, as long as nobody kills it. Of {len(campaign.trials)} kills {len(bad)} did harm; one of them "
@@ -110,49 +116,75 @@ def _examine_metrics(save_metrics: Any) -> None:
         raise NotAttemptedError
     path, beside = Path("metrics.json"), Path("metrics.json.tmp")
     path.write_text('{"epoch": 0}', "utf-8")
-    save_metrics({"epoch": 1}, str(path))
+    changes = _watch_names()
+    try:
+        save_metrics({"epoch": 1}, str(path))
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise WrongAnswerError("outside") from error
+        if error.errno == errno.EEXIST and error.filename2 == str(path):
+            raise WrongAnswerError("taken") from error
+        raise
     if not path.exists():
         raise WrongAnswerError("swapped" if _epoch_in(beside) == 0 else "afterwards there is no `metrics.json`")
     if _epoch_in(path) == 0:
         raise WrongAnswerError("afterwards `metrics.json` still holds the old metrics")
     if _epoch_in(path) != 1:
         raise WrongAnswerError("afterwards `metrics.json` does not hold the new metrics")
+    if any(new and new.name == path.name and Path.cwd() not in old.parents for old, new in changes):
+        raise WrongAnswerError("outside")
+    removed = path.absolute() in [old for old, _ in changes]
     path.unlink()
     try:
         save_metrics({"epoch": 1}, str(path))
     except FileNotFoundError as error:
-        if error.filename == str(path):
+        if removed and error.filename == str(path):
             raise WrongAnswerError("removed") from error
         raise
 
     def recover(folder: Path) -> str | None:
         file = folder / path
-        return str(json.loads(file.read_text("utf-8"))["epoch"]) if file.exists() else None
+        return json.dumps(json.loads(file.read_text("utf-8"))) if file.exists() else None
 
     def train(folder: Path) -> None:
-        for epoch in range(int(recover(folder) or -1) + 1, 2):
-            save_metrics({"epoch": epoch}, str(folder / path))
-            saved(str(epoch))
+        for epoch in range(json.loads(recover(folder) or '{"epoch": -1}')["epoch"] + 1, 2):
+            metrics = {"epoch": epoch, "losses": [epoch, epoch]}  # the old and the new one in one file would show
+            save_metrics(metrics, str(folder / path))
+            saved(json.dumps(metrics))
 
     campaign = _killed(train, recover)
-    done = _done_to(campaign, path.name)
-    if campaign.not_ok and "unlink" in done:
+    done, harmful = _done_to(campaign, path.name), _harmful(campaign)
+    if harmful and "unlink" in done:
         raise WrongAnswerError("removed")
-    if campaign.not_ok and "open" in done:
+    if harmful and "open" in done:
         raise WrongAnswerError("in place")
     _raise_for(campaign)
     if not any(point.name == "fsync" and not Path(point.path).is_absolute() for point in campaign.points):
         raise WrongAnswerError("unsynced")
 
 
-def _metrics(line: str, sync: str = "os.fsync(file.fileno())") -> str:
+def _watch_names() -> list[tuple[Path, Path | None]]:
+    """Return a list that takes every rename and removal in this process, a copy, from now on: old path, new path."""
+    changes: list[tuple[Path, Path | None]] = []
+
+    def seen(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("os.rename", "os.remove"):
+            old = Path(os.fsdecode(arguments[0]))
+            new = Path(os.fsdecode(arguments[1])) if event == "os.rename" else None
+            changes.append((old.parent.resolve() / old.name, new))
+
+    sys.addaudithook(seen)
+    return changes
+
+
+def _metrics(line: str, sync: str = "os.fsync(file.fileno())", beside: str = 'path + ".tmp"') -> str:
     return f"""\
 import json
 import os
 
 
 def save_metrics(metrics, path):
-    beside = path + ".tmp"
+    beside = {beside}
     with open(beside, "w") as file:
         json.dump(metrics, file)
         file.flush()
@@ -174,7 +206,7 @@ METRICS = Exercise(
             example=_metrics("import shutil; shutil.copyfile(beside, path)"),
         ),
         "removed": Misconception(
-            says="Between removing the old file and renaming the new one there is a moment without `metrics.json`: "
+            says="Between removing the old file and naming the new one there is a moment without `metrics.json`: "
             "a kill there leaves none. (And the first time there is nothing to remove.) One call does both at once.",
             example=_metrics("os.remove(path)\n    os.rename(beside, path)"),
         ),
@@ -182,6 +214,17 @@ METRICS = Exercise(
             says="The other way round: this gives the old file the temporary name. First comes the file that is to be "
             "renamed, then the name that it gets.",
             example=_metrics("os.replace(path, beside)"),
+        ),
+        "outside": Misconception(
+            says="The temporary file lies outside the folder. Where that is another disk, no rename can put it in "
+            "place in one step: `os.replace` raises an error, and `shutil.move` copies, which a kill can tear. Write "
+            "it beside the old one.",
+            example=_metrics("os.replace(beside, path)", beside='os.path.abspath("../metrics.tmp")'),
+        ),
+        "taken": Misconception(
+            says="A link takes no name that exists already: the old `metrics.json` has it, so FileExistsError is "
+            "raised. And the temporary name would stay. The call that you need takes the name from the old file.",
+            example=_metrics("os.link(beside, path)"),
         ),
         "unsynced": Misconception(
             says="No kill does harm, but the `fsync` is gone. After a power cut the new name may be on the disk, and "
@@ -219,7 +262,8 @@ def _examine_name(also_named: Any) -> None:
         raise WrongAnswerError("moved")
     if not best.samefile(second):
         raise WrongAnswerError("copy")
-    left = sorted({file.name for file in Path().iterdir()} - {first.name, second.name, best.name})
+    ours = {first.name, second.name, best.name}
+    left = sorted({file.name for file in Path().iterdir()} - ours)
     if left:
         raise WrongAnswerError(f"afterwards `{printable(left[0], 60)}` is left over")
     try:
@@ -242,11 +286,13 @@ def _examine_name(also_named: Any) -> None:
             saved(str(epoch))
 
     campaign = _killed(train, recover)
-    if campaign.not_ok and "unlink" in _done_to(campaign, best.name):
+    if _harmful(campaign) and "unlink" in _done_to(campaign, best.name):
         raise WrongAnswerError("removed")
     if any("FileExistsError" in trial.detail for trial in campaign.not_ok):
         raise WrongAnswerError("leftover")
     _raise_for(campaign)
+    if campaign.not_ok or {file.name for file in Path().iterdir()} - ours:
+        raise WrongAnswerError("litter")
 
 
 def _name(*lines: str) -> str:
@@ -298,6 +344,17 @@ NAME = Exercise(
             "FileExistsError. Remove it first.",
             example=_name('os.link(path, name + ".tmp")', 'os.replace(name + ".tmp", name)'),
         ),
+        "litter": Misconception(
+            says="`best_model.pth` is there at every kill. But the temporary name that a kill leaves stays for good, "
+            "and with it the bytes on the disk: the next call takes another one. Take the same name each time, in the "
+            "folder of the checkpoint, and remove it first.",
+            example=_name(
+                "import uuid",
+                "temporary = name + uuid.uuid4().hex",
+                "os.link(path, temporary)",
+                "os.replace(temporary, name)",
+            ),
+        ),
     },
     hint="Link to a temporary name, then `os.replace` that. Before you link, remove what a kill may have left there.",
     solution=_name(
@@ -320,6 +377,7 @@ def _examine_newest(newest: Any) -> None:
         raise NotAttemptedError
     _expect(newest, "a", [1, 2, 3], 3, "these lie in the order in which they were written", clock=[1, 2, 3])
     _expect(newest, "b", [1, 2, 3], 3, "clock", clock=[3, 1, 2])
+    _expect(newest, "c3", [5, 1000], 1000, "digits", clock=[1000, 5])
     _expect(newest, "c", [999, 1000, 5], 1000, "text", clock=[5, 999, 1000])
     _expect(newest, "d", [1, 2, 3, 4], 2, "torn", clock=[1, 2, 3, 4], torn=[3, 4])
     others = ("checkpoint_epoch_900 (copy).pth", "checkpoint_epoch_1e3.pth", ".checkpoint_epoch_004.pth.1-f00.tmp")
@@ -370,7 +428,7 @@ def _expect(
 
     folder = _run(name, epochs, clock=clock, torn=torn)
     for other in others:
-        torch.save({"epoch": 0, "of": "another run"}, folder / other)
+        torch.save({"epoch": 900, "of": "another run"}, folder / other)
     try:
         found = newest(folder)
     except Exception as error:
@@ -393,7 +451,7 @@ from pathlib import Path
 
 
 def newest(folder):
-    """Load the newest checkpoint_epoch_NNN.pth; None if there is none. No sound one among them is an error."""
+    """Load the newest checkpoint_epoch_NNN.pth. None if there is none, an error if all are torn."""
     {body}
 '''
 
@@ -441,6 +499,17 @@ NEWEST = Exercise(
             example=_newest(
                 'files = sorted(Path(folder).glob("checkpoint_epoch_*.pth"))',
                 "return torch.load(files[-1])",
+            ),
+        ),
+        "digits": Misconception(
+            says="Epochs beyond 999 occur: `checkpoint_epoch_1000.pth` has four digits, one more than your function "
+            "looks at.",
+            example=_newest(
+                "import re",
+                r'files = [f for f in Path(folder).iterdir() if re.fullmatch(r"checkpoint_epoch_\d{3}\.pth", f.name)]',
+                _SORT,
+                *_TRY,
+                *_REFUSE,
             ),
         ),
         "torn": Misconception(
