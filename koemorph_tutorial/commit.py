@@ -66,7 +66,7 @@ class Commits:
         """Return the run's record as the next checkpoint holds it."""
         if self.run is None:
             raise RuntimeError("no run has begun")
-        return {**self.run, "saves": self.run["saves"] + 1}
+        return {**self.run, "saves": self.run["saves"] + 1, "keep": self._keep}
 
     def commit(self, decision: Decision, checkpoint: Mapping[str, Any], position: Position) -> Saved:
         """Write `checkpoint` under the names of `decision`, then remove what need not be kept.
@@ -107,6 +107,20 @@ class Commits:
             link(self.directory / LAST_NAME, self.directory / name)
             sync_directory(self.directory)
         logger.info("named the newest save %s; %s", name, self.retain())
+
+    def finish(self) -> None:
+        """Remove what the newest save would have removed, had no kill come first; by its settings, or not at all.
+
+        Other settings than those may keep less, and nobody has saved anything by them yet.
+        """
+        if self.run is not None and self.run.get("keep") == self._keep:
+            self.retain()
+
+    @property
+    def _keep(self) -> str:
+        """What retention goes by, as a text that a checkpoint can hold."""
+        settings = self.settings
+        return f"last {settings.keep_last_n}, best {settings.keep_best_n}, milestones {sorted(settings.milestones)}"
 
     def retain(self) -> Plan:
         """Remove the numbered files that need not be kept; the newest is durable before this is called."""

@@ -22,6 +22,7 @@ from .records import (
     CheckpointSettings,
     DamagedCheckpointError,
     MismatchError,
+    NewerFormatError,
     UnsupportedCheckpointError,
     kind_of,
     numbered_name,
@@ -75,6 +76,7 @@ def go_on(
         # What is written from now on is never one of the saves that the mark hides.
         run = new_line(found.file.path.name, max(saves, cut.until if cut else 0))
         run["line"] = before.get("line") or run["line"]
+        run["keep"] = before.get("keep")
         origin = before.get("parent")
     else:
         notes, origin = [], os.path.abspath(found.file.path)
@@ -94,6 +96,9 @@ def _cut_back(found: Found, directory: Path) -> Cut | None:
     from a save that may have no other. Until all of it is moved the mark says that it does not count.
     """
     listing = list_checkpoints(directory)
+    for _, error in listing.ignored:
+        if isinstance(error, NewerFormatError):  # as a resume of the newest: nobody here knows what it holds
+            raise error
     lines = {file.line for file in listing} - {None}
     damaged = {name for name, error in listing.ignored if isinstance(error, DamagedCheckpointError)}
     if lines and found.file.line not in lines and (found.file.line is not None or found.file.path.name in damaged):
@@ -116,20 +121,36 @@ def _cut_back(found: Found, directory: Path) -> Cut | None:
 def abandon(found: Found, directory: Path, cut: Cut | None) -> list[str]:
     """Move what must not be taken for part of the run to ``abandoned-NNN/``; return what to say about it.
 
-    These are the damaged files that were passed over, and what `cut` says is rolled back. Nothing is removed.
+    These are the damaged files that were passed over, what `cut` says is rolled back, and what has a name of ours and
+    is of another run or no checkpoint of ours. Nothing is removed.
     """
     listing = list_checkpoints(directory)
-    later = [file.path.name for file in describe_all(directory)[0] if cut is not None and cut.hides(file)]
+    files = describe_all(directory)[0]
+    later = [file.path.name for file in files if cut is not None and cut.hides(file)]
+    line = found.file.line
+    foreign = [
+        file.path.name for file in files if line and file.line not in (line, None) and file.path.name not in later
+    ]
+    # A name of ours with something else in it: the next save of that name would be its end.
+    foreign += [
+        name
+        for name, error in listing.ignored
+        if isinstance(error, UnsupportedCheckpointError)
+        and kind_of(name) != "other"
+        and not (directory / name).is_symlink()
+    ]
     ignored = [*found.passed_over, *listing.ignored]
     damaged = [name for name, error in ignored if isinstance(error, DamagedCheckpointError)]
     # A damaged best would else stay the best for ever.
     bests = [file for file in listing if file.kind == "best" and file.inode != found.file.inode]
     damaged = list(dict.fromkeys(damaged + [file.path.name for file in bests if _is_sound(file) is False]))
     later = [name for name in later if name not in damaged]
-    if not later and not damaged:
+    foreign = [name for name in foreign if name not in damaged]
+    if not later and not damaged and not foreign:
         return []
-    aside = _move_aside(directory, *damaged, *later)
-    what = [f"{len(names)} {kind}" for kind, names in (("damaged", damaged), ("newer", later)) if names]
+    aside = _move_aside(directory, *damaged, *later, *foreign)
+    moved = {"damaged": damaged, "newer": later, "foreign": foreign}
+    what = [f"{len(names)} {kind}" for kind, names in moved.items() if names]
     return [f"{' and '.join(what)} checkpoints were moved to {aside.name}/, none was removed"]
 
 
@@ -179,7 +200,8 @@ def mend_names(
         link(here, directory / name)
 
     in_place = here_are.get(BEST_NAME)
-    if best.value is None or not (in_place and _is_end(in_place, best.epoch)):
+    is_it = in_place and _is_end(in_place, best.epoch) and in_place.metrics.get(best.monitor) == best.value
+    if best.value is None or not is_it:
         past = [file for file in here_are.values() if file.saves <= found.file.saves or not home]
         holder, remaining = _best_that_remains([found.file, *past, *_before(origin)], best, found)
         stays = holder is not None and in_place is not None and holder.path.samefile(in_place.path)
@@ -230,7 +252,8 @@ def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found
     """Return the sound file that holds `best`, else the best sound one with what it is the best of."""
     ends = [file for file in files if _is_end(file)]
     for file in ends:
-        if file.epoch == best.epoch and (file is found.file or _is_sound(file)):
+        is_it = file.epoch == best.epoch and file.metrics.get(best.monitor) == best.value
+        if is_it and (file is found.file or _is_sound(file)):
             return file, best
     while True:
         holder, record = None, Best(monitor=best.monitor, mode=best.mode)

@@ -19,9 +19,11 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,10 +62,13 @@ def _write_file(path: Path, write: Callable[[BinaryIO], object], check: Callable
             write(file)
             file.flush()
             with ThreadPoolExecutor(1) as beside:
-                synced = beside.submit(os.fsync, file.fileno())
+                try:
+                    sync = beside.submit(os.fsync, file.fileno()).result
+                except RuntimeError:  # the interpreter is at its end and starts no thread any more
+                    sync = partial(os.fsync, file.fileno())
                 if check is not None:
                     check(file)
-                synced.result()
+                sync()
             os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -158,8 +163,8 @@ def prepare_directory(directory: Path) -> list[Path]:
                     with suppress(PermissionError):  # a parent may be writable and not readable
                         sync_directory(folder.parent)
             if not os.access(directory, os.W_OK | os.X_OK):  # a read-only file system says no to root as well
-                os_error = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
-                raise OSError(os_error, os.strerror(os_error))
+                code = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
+                raise OSError(code, os.strerror(code))
         except BaseException:
             remove_directories(made)
             raise
@@ -188,15 +193,16 @@ def remove_directories(made: list[Path]) -> None:
 @contextmanager
 def refusals_named(path: Path) -> Iterator[None]:
     """Turn what the disk says, however deep in the chain, into one line that names `path`."""
+    handled = sys.exception()  # what the caller is dealing with already is no cause
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
+        while cause is not None and cause is not handled and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if cause is None or cause is handled or not isinstance(cause, OSError):
             raise
         words = cause.strerror or str(cause)
         hint = "free some space" if cause.errno in _FULL else "name a place that can be written"

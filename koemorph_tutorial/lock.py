@@ -30,6 +30,7 @@ LOCK_NAME = ".lock"
 
 _WAIT = 10.0  # seconds for a dead holder: what it started may hold the lock a little longer
 _GRACE = 0.5  # seconds for a living one: the kernel needs a moment to take a killed process apart
+_EXITING = 0x4  # PF_EXITING of the kernel
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _TEXT = re.compile(r"pid ([0-9]{1,9}) on ([\w.:-]{1,255}) since ([\w.:+-]{1,40})\n?", re.ASCII)
 
@@ -44,7 +45,11 @@ class _Lock:
 
     def is_in_place(self, path: Path) -> bool:
         """Say whether the file that is locked is still the one of that name."""
-        return self._descriptor is None or _is_same(self._descriptor, path)
+        return self._descriptor is None or self.is_at(path)
+
+    def is_at(self, path: Path) -> bool:
+        """Say whether `path` is the file that is locked."""
+        return self._descriptor is not None and _is_same(self._descriptor, path)
 
     def forget(self) -> None:
         """Close the descriptor in a forked child, which would keep the lock alive, and leave the parent's lock be."""
@@ -67,19 +72,26 @@ os.register_at_fork(after_in_child=_forget_all)
 class Hold:
     """The right of this process to write in a directory, until `release`, the end of a ``with``, or collection."""
 
-    def __init__(self, lock: _Lock) -> None:
+    def __init__(self, lock: _Lock, directory: Path) -> None:
         self._lock: _Lock | None = lock
+        self._directory = directory
 
     def check(self) -> None:
-        """Refuse to go on in a process that was forked since.
+        """Refuse to go on where the right to write was lost.
 
         Raises:
-            RuntimeError: the lock belongs to the parent.
+            RuntimeError: this process was forked since; the lock belongs to the parent.
+            DirectoryLockedError: the directory, or its lock, was removed or replaced by somebody.
         """
         if self._lock is not None and self._lock.pid != os.getpid():
             raise RuntimeError(
                 f"process {os.getpid()} was forked from process {self._lock.pid}, which writes in this directory; save "
                 "there, or name another directory here"
+            )
+        if self._lock is not None and not self._lock.is_in_place(self._directory / LOCK_NAME):
+            raise DirectoryLockedError(
+                f"{self._directory}: expected {LOCK_NAME} as this run has made it, found it removed or replaced: "
+                "another run may write here now; name another directory"
             )
 
     def release(self) -> None:
@@ -111,11 +123,12 @@ def hold(directory: Path) -> Hold:
     .lock
     """
     key = os.path.realpath(directory)
-    lock = _LOCKS.get(key)
     with refusals_named(directory / LOCK_NAME):
+        ours = (lock for lock in list(_LOCKS.values()) if lock.is_at(directory / LOCK_NAME))
+        lock = _LOCKS.get(key) or next(ours, None)  # the directory may have been renamed
         if lock is None or not lock.is_in_place(directory / LOCK_NAME):
             lock = _LOCKS[key] = _acquire(directory)
-    return Hold(lock)
+    return Hold(lock, directory)
 
 
 def _acquire(directory: Path) -> _Lock:
@@ -181,6 +194,10 @@ def _holder(descriptor: int) -> tuple[str, bool]:
 
 
 def _is_alive(pid: int) -> bool:
+    with suppress(OSError, IndexError, ValueError):  # a process that is being taken apart still answers; Linux says so
+        state, *_, flags = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:7]
+        if state in "ZX" or int(flags) & _EXITING:
+            return False
     try:
         os.kill(pid, 0)  # asks only; 0 would be all of our own group, which is alive
     except ProcessLookupError:
@@ -204,5 +221,5 @@ def _host() -> str:
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -99,7 +99,6 @@ class CheckpointManager:
         self._warned = False
         self._started = time.monotonic()
         self._trained_before = 0.0  # seconds, in the processes before this one
-        self._size: int | None = None  # of the file that was resumed from, in bytes
         self._hold: Hold | None = None  # of the directory, once the run has begun
         self._error: Exception | None = None
         self._closed = False
@@ -155,7 +154,6 @@ class CheckpointManager:
         self._metrics = dict(found.file.metrics)
         self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
         self._started = time.monotonic()
-        self._size = found.file.size if not resumed.unexpected else None  # else what is saved from now on is smaller
         return replace(resumed, best=best, notes=(*notes, *done))
 
     def epochs(self, total: int, *, resume: bool = True) -> Generator[int, None, None]:
@@ -244,13 +242,14 @@ class CheckpointManager:
         if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         metrics = plain_metrics(metrics)
-        if self._commits.run is None:
-            self._begin_run()
-            self._check_room(1)
+        begins = self._commits.run is None
+        self._begin_run()
         self._metrics = dict(metrics)
         self._warn_of_missing_monitor()
         ended = self._progress.end_epoch(epoch, global_step)
         self._unfinished = True
+        if begins:
+            self._check_room(1)
         decision = self._decide(ended, self._metrics)
         self._carry_out(decision, ended, self._metrics)
         return decision
@@ -302,7 +301,7 @@ class CheckpointManager:
         elif decision.names:
             self._carry_out(decision, ended, self._metrics)
         else:
-            self._commits.retain()  # a kill may have come between the last save and its removals
+            self._commits.finish()
 
     def _decide(self, epoch: int, metrics: Mapping[str, float], **circumstances: Any) -> Decision:
         return decide(
@@ -386,7 +385,7 @@ class CheckpointManager:
         self._commits.begin(new_line())
 
     def _check_room(self, contents: int) -> None:
-        check_room(self.directory, contents, self._size or size_of_state(self._objects))
+        check_room(self.directory, contents, size_of_state(self._objects))
 
     def _used(self, what_for: str) -> UsedDirectoryError:
         return UsedDirectoryError(

@@ -1,7 +1,7 @@
 """Is there room? The size of one save times what retention will hold, against what is free, before training.
 
-Both numbers are lower bounds, so a run that would fit is never refused; one that passes can still fill its disk later,
-which loses nothing that was saved.
+Both numbers are lower bounds, so a run that would fit is not refused, if it trains what it says: all its epochs, and
+every parameter that wants a gradient. One that passes can still fill its disk later; that loses nothing that was saved.
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ def contents_held(settings: CheckpointSettings, first: int, total: int) -> int:
     >>> contents_held(CheckpointSettings(save_freq=5, milestones=(0,), keep_last_n=2), 0, 100)
     4
     """
-    saved = sorted({*(epoch for epoch in range(first, total) if settings.is_due(epoch)), *range(first, total)[-1:]})
-    before = saved[:-1]  # when the last of them is written
-    kept = before if settings.keep_last_n is None else before[-settings.keep_last_n :]
-    return len({*kept, *(epoch for epoch in before if epoch in settings.milestones)}) + len(saved[-1:])
+    if first >= total:
+        return 0
+    # Those before the final one, by arithmetic: a total may be a huge number that nobody means to reach.
+    every = (
+        range(0)
+        if settings.save_best_only
+        else range(-(-first // settings.save_freq) * settings.save_freq, total - 1, settings.save_freq)
+    )
+    milestones = {m for m in settings.milestones if first <= m < total - 1 and settings.is_due(m)}
+    others = {m for m in milestones if m not in every}
+    if settings.keep_last_n is None:
+        return len(every) + len(others) + 1
+    newest = sorted({*every[-settings.keep_last_n :], *others})[-settings.keep_last_n :]
+    return len({*newest, *milestones}) + 1
 
 
 def size_of_state(objects: Mapping[str, object]) -> int:
@@ -87,6 +97,8 @@ def _tensors(module: nn.Module) -> Iterable[object]:
     """Return what the state dict of a module holds, without making one; nothing if it is not torch's own."""
     parts = list(module.modules())
     for part in parts:
+        if "state_dict" in vars(part):  # replaced on this object alone
+            return []
         own = (type(part).state_dict, type(part)._save_to_state_dict)
         if own != (nn.Module.state_dict, nn.Module._save_to_state_dict) or part._state_dict_hooks:
             return []

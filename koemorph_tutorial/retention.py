@@ -6,6 +6,7 @@ library does not know are never touched.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 from .lock import hold
 from .records import Best, CheckpointFile
 from .storage import PathLike, list_checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +119,19 @@ def plan_retention(
 
 
 def carry_out(plan: Plan) -> Plan:
-    """Remove what `plan` says and return what was done; a file that is gone already is said, not fatal."""
+    """Remove what `plan` says and return what was done; what is gone already, or cannot go, is said and not fatal."""
     done = []
     for item in plan.files:
-        reasons = item.reasons
-        if not item.keep:
+        keep, reasons = item.keep, item.reasons
+        if not keep:
             try:
                 os.unlink(item.file.path)
             except FileNotFoundError:
                 reasons = (*reasons, "was gone already")
-        done.append(PlannedFile(file=item.file, keep=item.keep, reasons=reasons))
+            except OSError as error:  # what is new is durable; a file too many is no reason to stop a training
+                keep, reasons = True, (*reasons, f"could not be removed: {error.strerror}")
+                logger.warning("%s: could not be removed: %s", item.file.path, error.strerror)
+        done.append(PlannedFile(file=item.file, keep=keep, reasons=reasons))
     return Plan(files=tuple(done))
 
 

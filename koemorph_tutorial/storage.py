@@ -15,6 +15,7 @@ import os
 import pickle
 import reprlib
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,9 +129,14 @@ def list_checkpoints(directory: PathLike) -> Listing:
     cut = read_cut(Path(directory))
     hidden = {file.path for file in files if cut is not None and cut.hides(file)}
     visible = [file for file in files if file.path not in hidden]
-    # The line is that of the newest names, but files without one are the oldest of it: see _is_overwritten.
-    newest = (f.line for kind in ("last", "numbered", "best") for f in visible if f.kind == kind and f.line)
-    line = cut.line if cut is not None and cut.line else next(newest, None)
+    # The line is the one of most contents, among equals that of the newest names; a file that somebody has copied here
+    # must not take the directory over. Files without a line are the oldest of it: see _is_overwritten.
+    newest = [f for kind in ("last", "numbered", "best") for f in visible if f.kind == kind and f.line]
+    contents = Counter(line for line, _ in {(f.line, f.inode) for f in newest})
+    most = max(contents.values(), default=0)
+    line = (
+        cut.line if cut is not None and cut.line else next((f.line for f in newest if contents[f.line] == most), None)
+    )
     first = min((file.saves for file in files if file.line == line and file.saves), default=sys.maxsize)
     goes_on = next((file.path.name for file in visible if file.line in (line, None)), "what is left")
     rolled_back = CheckpointError(f"rolled back: newer than {goes_on}, where the run goes on, as {CUT_NAME} says")

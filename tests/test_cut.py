@@ -148,7 +148,7 @@ def test_what_is_saved_after_a_roll_back_is_newer_than_all_that_was(tmp_path: Pa
 
 
 def test_what_is_rolled_back_is_said_and_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a listing, by resume and by inspect; another line's file is nobody's business here."""
+    """In a listing, by resume and by inspect; another line's file is not part of it, and is moved aside as well."""
     make_run(tmp_path)
     save(tmp_path, 5, "checkpoint_epoch_009.pth", line="other")
     write_cut(tmp_path, Cut(line="line", after=3, until=7))
@@ -163,7 +163,7 @@ def test_what_is_rolled_back_is_said_and_not_counted(tmp_path: Path, capsys: pyt
         capsys.readouterr().out.split()
     )
     abandon(find(tmp_path), tmp_path, read_cut(tmp_path))
-    assert (tmp_path / "checkpoint_epoch_009.pth").exists()
+    assert (tmp_path / "abandoned-001/checkpoint_epoch_009.pth").exists()
 
 
 def test_going_back_further_or_less_far_takes_the_place_of_a_roll_back_that_was_interrupted(tmp_path: Path) -> None:

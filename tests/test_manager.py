@@ -7,6 +7,8 @@ import copy
 import fcntl
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -1201,3 +1203,133 @@ def test_what_goes_wrong_when_the_loop_is_left_is_raised_at_close(
             if epoch == 2:
                 monkeypatch.setattr(os, "fsync", broken)
                 break
+
+
+# ------------------------------------------------------------------------------------- what somebody else did in there
+
+
+def of_model(directory: Path, **settings: Any) -> CheckpointManager:
+    return CheckpointManager(directory, {"model": nn.PReLU(2)}, save_freq=1, **settings)
+
+
+def train_to(directory: Path, total: int, **settings: Any) -> None:
+    with of_model(directory, **settings) as checkpoints:
+        for epoch in checkpoints.epochs(total):
+            checkpoints.save({"loss": 1.0 / (1 + epoch)})
+
+
+def test_a_last_model_of_another_run_does_not_take_the_directory_over(tmp_path: Path) -> None:
+    """Copied by mistake. The run goes on with its own files, and the stranger is moved aside, not written over."""
+    train_to(tmp_path / "a", 8)
+    train_to(tmp_path / "b", 3)
+    ours = {file.name for file in (tmp_path / "a").glob("checkpoint_*")}
+    stranger = (tmp_path / "b/last_model.pth").read_bytes()
+    (tmp_path / "a/last_model.pth").unlink()
+    (tmp_path / "a/last_model.pth").write_bytes(stranger)
+    with of_model(tmp_path / "a") as checkpoints:
+        resumed = checkpoints.resume()
+        assert resumed.file is not None
+        assert (7, "numbered") == (resumed.file.epoch, resumed.file.kind)
+        assert any("1 foreign checkpoints were moved to abandoned-001/" in note for note in resumed.notes)
+    assert ours == {file.name for file in (tmp_path / "a").glob("checkpoint_*")}
+    assert stranger == (tmp_path / "a/abandoned-001/last_model.pth").read_bytes()
+    assert 7 == list_checkpoints(tmp_path / "a")[0].epoch
+
+
+def test_a_roll_back_does_not_touch_what_a_newer_library_wrote(tmp_path: Path) -> None:
+    train_to(tmp_path, 4)
+    newer = {**load_checkpoint(tmp_path / "last_model.pth"), "format_version": 2}
+    torch.save(newer, tmp_path / "fresh")
+    (tmp_path / "fresh").rename(tmp_path / "last_model.pth")
+    before = (tmp_path / "last_model.pth").read_bytes()
+    with of_model(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="expected format_version 1 or older"):
+        checkpoints.resume(tmp_path / "checkpoint_epoch_001.pth")
+    assert before == (tmp_path / "last_model.pth").read_bytes()
+    assert not (tmp_path / ".cut").exists()
+
+
+@pytest.mark.parametrize("lost", ["directory", "lock"])
+def test_a_run_whose_directory_was_taken_away_writes_into_nobody_s(tmp_path: Path, lost: str) -> None:
+    place = tmp_path / "run"
+    with contextlib.suppress(CheckpointError), of_model(place) as checkpoints:
+        epochs = checkpoints.epochs(3)
+        next(epochs)
+        checkpoints.save({"loss": 1.0})
+        (place.rename if lost == "directory" else lambda _: (place / ".lock").unlink())(tmp_path / "away")
+        place.mkdir(exist_ok=True)  # by another run, perhaps
+        before = {path.name: path.stat().st_ino for path in place.iterdir()}
+        next(epochs)
+    assert before == {path.name: path.stat().st_ino for path in place.iterdir()}
+
+
+def test_a_finished_run_is_cleaned_up_by_its_own_settings_alone(tmp_path: Path) -> None:
+    """A kill before the last removal is put right; a call with other settings removes nothing."""
+    train_to(tmp_path, 9, keep_last_n=None)
+    before = sorted(os.listdir(tmp_path))
+    train_to(tmp_path, 9, keep_last_n=2)
+    assert before == sorted(os.listdir(tmp_path))
+    train_to(tmp_path, 10, keep_last_n=2)
+    assert {"checkpoint_epoch_008.pth", "checkpoint_epoch_009.pth"} == {p.name for p in tmp_path.glob("checkpoint_*")}
+
+
+def test_a_best_with_the_right_epoch_and_another_loss_is_not_the_best(tmp_path: Path) -> None:
+    """The recipe's torch.save over it, in a run of the same length."""
+    with of_model(tmp_path, keep_last_n=2, keep_best_n=0, milestones=()) as checkpoints:
+        for epoch in checkpoints.epochs(6):
+            checkpoints.save({"loss": [0.5, 0.1, 0.7, 0.6, 0.8, 0.9][epoch]})
+    model = nn.PReLU(2)
+    torch.save(
+        {"epoch": 1, "model_state_dict": model.state_dict(), "metrics": {"loss": 7.0}}, tmp_path / "best_model.pth"
+    )
+    with of_model(tmp_path, keep_last_n=2, keep_best_n=0, milestones=()) as checkpoints:
+        resumed = checkpoints.resume()
+    assert resumed.best.value != 0.1
+    assert load_checkpoint(tmp_path / "best_model.pth")["metrics"]["loss"] == resumed.best.value
+
+
+def test_a_file_that_cannot_be_removed_stops_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlink = os.unlink
+
+    def refuse(path: Any, **keywords: Any) -> None:
+        if "checkpoint_epoch_001.pth" == Path(path).name:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, **keywords)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    train_to(tmp_path, 5, keep_last_n=2, keep_best_n=0, milestones=())
+    names = {path.name for path in tmp_path.glob("checkpoint_*")}
+    assert {f"checkpoint_epoch_00{epoch}.pth" for epoch in (1, 3, 4)} == names
+    assert "checkpoint_epoch_001.pth: could not be removed: Operation not permitted" in caplog.text
+
+
+def test_a_save_at_the_end_of_the_interpreter_is_a_save(tmp_path: Path) -> None:
+    """No thread can be started there any more."""
+    code = """
+import atexit, sys, torch
+from koemorph_tutorial import CheckpointManager
+checkpoints = CheckpointManager(sys.argv[1], {"model": torch.nn.PReLU(2)}, save_freq=5)
+atexit.register(checkpoints.close)
+epochs = checkpoints.epochs(9)
+for _ in range(2):
+    next(epochs)
+    checkpoints.save({"loss": 1.0})
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "checkpoint_epoch_001.pth").exists()
+
+
+def test_an_error_that_the_caller_is_dealing_with_is_no_refusal_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(torch, "save", fails)
+    try:
+        (tmp_path / "nothing").read_text()
+    except FileNotFoundError:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            of_model(tmp_path / "run").save({"loss": 1.0})

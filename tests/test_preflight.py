@@ -227,23 +227,13 @@ def test_a_disk_that_says_nothing_refuses_nobody(tmp_path: Path, monkeypatch: py
     check_room(tmp_path, 5, 1000)
 
 
-def test_a_resumed_run_takes_its_file_as_the_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object that nobody may ask is in the file, with its size."""
+def test_a_total_that_nobody_means_to_reach_is_counted_at_once() -> None:
+    assert 16 == contents_held(CheckpointSettings(save_freq=5), 0, 10**12)
+    assert 10**12 // 5 + 1 == contents_held(CheckpointSettings(save_freq=5, keep_last_n=None), 0, 10**12)
 
-    class Large:
-        def state_dict(self) -> dict[str, Any]:
-            return {"table": torch.zeros(100_000)}
 
-        def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    objects = {"model": nn.Linear(1, 1), "large": Large()}
-    with CheckpointManager(tmp_path, objects, save_freq=1) as checkpoints:
-        for _ in checkpoints.epochs(2):
-            checkpoints.save({"loss": 1.0})
-    size = (tmp_path / "last_model.pth").stat().st_size
-    disk_with(3 * size, monkeypatch)
-    with (
-        CheckpointManager(tmp_path, objects, save_freq=1, keep_last_n=5) as checkpoints,
-        pytest.raises(CheckpointWriteError, match=f"room for 6 checkpoints of about {size:,} bytes"),
-    ):
-        checkpoints.epochs(9)
+def test_a_model_that_chooses_what_it_saves_is_not_counted() -> None:
+    """As adapters do: the state dict of the object alone is replaced."""
+    model = nn.Linear(100, 100)
+    model.state_dict = dict  # type: ignore[assignment, method-assign]
+    assert 0 == size_of_state({"model": model})
