@@ -294,6 +294,8 @@ def _crash_test(options: argparse.Namespace) -> int:
                 print(f"{name}:", *(f"  {line}" for line in campaigns[name].lines()), sep="\n", flush=True)
     except CrashTestError as error:
         return _unusable(f"{options.script or 'crash-test'}: {error}")
+    except ValueError as error:
+        return _unusable(str(error))
     except KeyboardInterrupt:
         print("\nkoemorph: interrupted", file=sys.stderr)
         return INTERRUPTED

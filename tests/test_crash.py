@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -214,3 +217,69 @@ def test_a_campaign_can_be_read_by_programs_and_people() -> None:
 
 def test_outside_a_campaign_saved_does_nothing() -> None:
     saved("whatever")
+
+
+def test_a_training_that_leaves_by_sys_exit_is_a_training() -> None:
+    def train(directory: Path) -> None:
+        SmallSaver(epochs=1).train(directory)
+        sys.exit(0)
+
+    campaign = crash_test(train, SmallSaver().recover, modes=["kill"])
+    assert campaign.not_ok == ()
+    assert campaign.points[-1].name == "end"
+
+
+def test_a_worker_that_somebody_kills_is_no_clean_campaign() -> None:
+    def recover(directory: Path) -> str | None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        return None
+
+    with pytest.raises(RuntimeError, match="was killed from outside: is the memory full"):
+        crash_test(SmallSaver(epochs=1).train, recover, modes=["kill"])
+
+
+def test_what_a_forked_process_writes_is_a_blind_spot_and_no_point() -> None:
+    def train(directory: Path) -> None:
+        write(directory / "a.txt", "a")
+        child = os.fork()
+        if child == 0:
+            write(directory / "b.txt", "b")
+            os._exit(0)
+        os.waitpid(child, 0)
+        saved("a")
+
+    campaign = crash_test(train, lambda directory: None, modes=["kill"], max_points=1)
+    assert [point.name for point in campaign.points] == ["open", "write", "fsync", "end"]
+    assert campaign.blind_spots == ("b.txt: none of its bytes was seen to be written",)
+
+
+def test_a_path_or_a_second_in_a_file_is_no_difference() -> None:
+    """Of two trainings that nobody disturbed both may be equal by chance."""
+
+    def train(directory: Path) -> None:
+        write(directory / "a.txt", f"{directory} {int(time.time())}")
+        saved("a")
+
+    def recover(directory: Path) -> str | None:
+        path = directory / "a.txt"
+        return "a" if path.exists() and path.read_text() else None
+
+    time.sleep(max(0, 0.3 - time.time() % 1))
+    assert crash_test(train, recover, modes=["kill"]).not_ok == ()
+
+
+def test_a_training_that_never_gives_up_is_said() -> None:
+    def train(directory: Path) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                write(directory / "a.txt", "a")
+                break
+        saved("a")
+
+    campaign = crash_test(train, lambda directory: None, modes=["enospc"], timeout=0.5)
+    assert ["BLOCKED"] * 3 == [trial.verdict for trial in campaign.trials]
+
+
+def test_a_sample_of_no_points_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_points: expected 1 or more, found 0"):
+        crash_test(raises, lambda directory: None, max_points=0)

@@ -34,8 +34,9 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
     """
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed
+            stream.flush()
     child = _fork()
     if child == 0:
         _work(work, folder, answer)
@@ -65,6 +66,7 @@ def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
         for number in range(workers):
             child = _fork()
             if child == 0:
+                os.close(reading)  # so that a write fails once the parent is gone
                 _report(work(number), writing)
             children.append(child)
         os.close(writing)
@@ -74,6 +76,9 @@ def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
                 if kind == "raised":
                     raise RuntimeError(value)
                 yield value
+        while children:
+            if os.waitpid(children.pop(), 0)[1] != 0:
+                raise RuntimeError("a process of the test was killed from outside: is the memory full?")
     finally:
         for child in children:
             os.kill(child, signal.SIGINT)  # one that has ended is still there to be waited for
@@ -81,11 +86,15 @@ def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
             os.waitpid(child, 0)
 
 
+_not_for_children: list[int] = []  # a descriptor that a process left behind by a training must not hold open
+
+
 def _report(values: Iterator[Any], writing: int) -> NoReturn:
+    _not_for_children.append(writing)
     try:
         for value in values:
             os.write(writing, (json.dumps(["value", value]) + "\n").encode())  # short, so never mixed with another's
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         pass
     except BaseException as error:
         text = "".join(traceback.format_exception(error))[-2000:]
@@ -109,7 +118,9 @@ def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:
     write, leave = answer.open, os._exit  # before anybody puts something else in their place
     try:
         os.setsid()
-        said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for descriptor in _not_for_children:
+            os.close(descriptor)
+        said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         for descriptor in (1, 2):
             os.dup2(said, descriptor)
         sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115

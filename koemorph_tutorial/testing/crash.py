@@ -69,7 +69,7 @@ def saved(digest: str) -> None:
     """Say that a save has finished, and a digest of what was saved; without a campaign around it does nothing."""
     if _watching is not None:
         top = _watching.directories[0]
-        _watching.saved(digest, {name: file_digest(path) for name, path in _files(Path(top)).items()})
+        _watching.saved(str(digest), {name: file_digest(path) for name, path in _files(Path(top)).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +163,8 @@ def crash_test(
     2 write of 7 bytes run.txt WRONG
     3 end OK
     """
+    if max_points is not None and max_points < 1:
+        raise ValueError(f"max_points: expected 1 or more, found {max_points}")
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise ValueError(f"modes: expected some of {', '.join(MODES)}, found {unknown[0]!r}")
@@ -177,18 +179,24 @@ def crash_test(
         benches = [_Bench(Path(folder, str(number)), train, recover, timeout) for number in range(_cores())]
         trials: dict[int, Trial] = {}
 
-        def work(number: int) -> Iterator[tuple[int, str, str]]:
+        def work(number: int) -> Iterator[tuple[int, str, str, bool]]:
             for index in range(number, len(faults), len(benches)):
-                trial = benches[number].trial(*faults[index], reference)
-                yield index, trial.verdict, trial.detail
+                trial, came = benches[number].trial(*faults[index], reference)
+                yield index, trial.verdict, trial.detail, came
 
-        for index, verdict, detail in children.share(work, len(benches)):
+        missed = 0
+        for index, verdict, detail, came in children.share(work, len(benches)):
             point, fault = faults[index]
+            missed += not came
             trials[index] = Trial(point=point, mode=fault, verdict=verdict, detail=detail)
             if on_trial is not None:
                 on_trial(trials[index], len(trials), len(faults))
-        trials = dict(sorted(trials.items()))
-    return Campaign(points=reference.points, trials=tuple(trials.values()), blind_spots=reference.blind_spots)
+    spots = [f"{missed} of {len(faults)} faults never came: the training took another way"] if missed else []
+    return Campaign(
+        points=reference.points,
+        trials=tuple(trials[index] for index in range(len(faults))),
+        blind_spots=(*reference.blind_spots, *spots),
+    )
 
 
 def _cores() -> int:
@@ -225,6 +233,7 @@ class _Bench:
     def __init__(self, folder: Path, train: Train, recover: Recover, timeout: float) -> None:
         self._folder = folder
         self._train, self._recover, self._timeout = train, recover, timeout
+        self._later: frozenset[tuple[str, str]] | None = None
         self._run, self._temporary, self._trail = folder / "run", folder / "tmp", folder / "trail"
 
     def watch(self) -> _Reference:
@@ -233,7 +242,7 @@ class _Bench:
         modules = self._undisturbed(self._learned).result
         _import(modules or [])
         self._clear()
-        spots = list(self._undisturbed(partial(self._watched, None)).result)
+        spots = list(self._undisturbed(partial(self._watched, None)).result or [])
         trail, files, temporary = self._read_trail(), _contents(self._run), frozenset(os.listdir(self._temporary))
         self._clear()
         self._undisturbed(partial(self._watched, None))
@@ -265,13 +274,18 @@ class _Bench:
             blind_spots=tuple(spots),
         )
 
-    def trial(self, point: Operation, mode: str, reference: _Reference) -> Trial:
-        """Make one trial."""
+    def trial(self, point: Operation, mode: str, reference: _Reference) -> tuple[Trial, bool]:
+        """Make one trial; say as well whether its fault came."""
         self._clear()
-        self._child(partial(self._watched, Fault(number=point.number, mode=mode)))
+        ended = self._child(partial(self._watched, Fault(number=point.number, mode=mode)))
         trail = self._read_trail()
-        verdict, detail = self._what_came_back(trail, reference) or self._what_went_on(reference) or ("OK", "")
-        return Trial(point=point, mode=mode, verdict=verdict, detail=textwrap.shorten(detail, 160, placeholder=" …"))
+        came = any("fault" in entry for entry in trail)
+        if ended.timed_out:
+            verdict, detail = "BLOCKED", f"the training neither failed nor went on within {self._timeout:g} s"
+        else:
+            verdict, detail = self._what_came_back(trail, reference) or self._what_went_on(reference) or ("OK", "")
+        detail = textwrap.shorten(detail, 160, placeholder=" …")
+        return Trial(point=point, mode=mode, verdict=verdict, detail=detail), came
 
     def _what_came_back(self, trail: list[dict[str, Any]], reference: _Reference) -> tuple[str, str] | None:
         done = [entry["saved"] for entry in trail if "saved" in entry]
@@ -301,20 +315,38 @@ class _Bench:
         suffixes = {Path(name).suffix for name in reference.files}
         for name in sorted(reference.files.keys() - found.keys()):
             return "MISLABELLED", f"{name} is missing at the end"
-        for name, leaf in _differing(reference.files, found):
-            if (name, leaf) not in reference.differing and name in found:
-                was, now = reference.files[name].get(leaf), found[name].get(leaf)
-                return "MISLABELLED", f"{name}: {leaf or 'its bytes'}: expected {was}, found {now}"
+        left = sorted(set(os.listdir(self._temporary)) - reference.temporary)
+        for name, leaf in self._other_than(reference, found):
+            was, now = reference.files[name].get(leaf), found[name].get(leaf)
+            return "MISLABELLED", f"{name}: {leaf or 'its bytes'}: expected {was}, found {now}"
         for name in sorted(found.keys() - reference.files.keys()):
             litter = Path(name).name.startswith(".") or Path(name).suffix not in suffixes
             return ("LITTER" if litter else "MISLABELLED"), f"{name} is left"
-        left = sorted(set(os.listdir(self._temporary)) - reference.temporary)
+        left = [name for name in left if not name.startswith("pymp-")]  # of the workers of a killed DataLoader
         return ("LITTER", f"{left[0]} is left in the folder for temporary files") if left else None
+
+    def _other_than(self, reference: _Reference, found: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
+        """Return what differs from the training that nobody disturbed, but not between two of those.
+
+        Before the first difference counts, a further one is run, here and now: some differ only in another place, or
+        after a second of the clock.
+        """
+        differing = set(_differing(reference.files, found)) - reference.differing
+        if differing and self._later is None:
+            self._clear()
+            self._child(partial(self._watched, None))
+            self._later = frozenset(_differing(reference.files, _contents(self._run)))
+        return sorted(differing - (self._later or frozenset()))
 
     def _learned(self) -> list[str]:
         before = set(sys.modules)
         self._watched(None)
-        return sorted(set(sys.modules) - before)
+        # Of what is installed only: by its name alone a module beside the script may be another one here.
+        return [
+            name
+            for name in sorted(set(sys.modules) - before)
+            if "site-packages" in str(getattr(sys.modules[name], "__file__", ""))
+        ]
 
     def _undisturbed(self, work: Callable[[], list[str]]) -> Ended:
         ended = self._child(work)
@@ -327,7 +359,11 @@ class _Bench:
         shadow = self._folder / "shadow"
         _watching = Operations([str(self._run), str(self._temporary)], str(self._trail), str(shadow), fault)
         _watching.install()
-        self._train(self._run)
+        try:
+            self._train(self._run)
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
         _watching.end()
         return _watching.unseen()
 
@@ -356,7 +392,7 @@ class _Bench:
 def _import(modules: list[str]) -> None:
     """Import what the training imported as it went: here once, and not in each of its processes again."""
     for name in modules:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             importlib.import_module(name)
     provenance = sys.modules.get("koemorph_tutorial.provenance")
     if provenance is not None:  # asked once: a file that somebody edits meanwhile is no difference between two runs

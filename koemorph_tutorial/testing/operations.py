@@ -16,6 +16,7 @@ import io
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class Operations:
         self._names: dict[Key, str] = {}
         self._made: set[str] = set()  # the names that were seen to be made, and not to be removed
         self._turn = threading.RLock()
+        self._process = os.getpid()  # what it forks is not counted
         self._unsynced = Unsynced(shadow) if fault is not None and fault.mode.startswith("power") else None
         self._trail = os.open(trail, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._write, self._open, self._kill = os.write, io.open, os.kill  # the system's own
@@ -148,6 +150,7 @@ class Operations:
             if self._fault is None or self._count != self._fault.number:
                 return False
             mode = self._fault.mode
+            self.note({"fault": mode})
             if mode == "torn":
                 return True
             if mode == "enospc":
@@ -171,6 +174,8 @@ class Operations:
 
     def _path(self, path: Any, dir_fd: int | None = None) -> str | None:
         """Return the whole path of what lies below our directories, None for everything else."""
+        if os.getpid() != self._process:
+            return None
         if isinstance(path, int):
             return self._names.get(_key(path))
         text = os.fsdecode(path)
@@ -245,8 +250,7 @@ class Operations:
 
     def written(self, descriptor: int, data: Any, write: Callable[[Any], int], offset: int | None = None) -> int:
         """Carry out one write of `data`, half of it where it is to be torn."""
-        key = _key(descriptor)
-        path = self._names.get(key)
+        key, path = _key(descriptor), self._path(descriptor)
         if path is None:
             return write(data)
         data = memoryview(data).cast("B")
@@ -293,13 +297,13 @@ class Operations:
         self.truncated(fd, length, partial(original, fd, length))
 
     def _os_sendfile(self, original: Any, out: int, *arguments: Any, **keywords: Any) -> int:
-        if self._names.get(_key(out)) is None:
+        if self._path(out) is None:
             return int(original(out, *arguments, **keywords))
         raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))  # shutil then copies by read and write
 
     def _os_fsync(self, original: Any, fd: Any) -> None:
         number = fd if isinstance(fd, int) else fd.fileno()
-        path = self._names.get(_key(number)) or self._directory(number)
+        path = self._path(number) or self._directory(number)
         if path is not None:
             self._point("fsync", path)
         original(number)
@@ -308,7 +312,7 @@ class Operations:
 
     def _directory(self, descriptor: int) -> str | None:
         status = os.fstat(descriptor)
-        for top in self.directories:
+        for top in self.directories if os.getpid() == self._process else ():
             for folder, _, _ in os.walk(top):
                 if os.path.samestat(os.stat(folder), status):
                     return folder
@@ -332,7 +336,7 @@ class Operations:
             self._unsynced.changed("rename", new, source=old, before=before)
         self._made.discard(old or "")
         if new is not None:
-            self._learn(new, like=old)
+            self._learn(new)
 
     def _os_add(self, original: Any, name: str, src: Any, dst: Any, *rest: Any, **keywords: Any) -> None:
         new = self._path(dst, keywords.get("dst_dir_fd", keywords.get("dir_fd")))
@@ -342,7 +346,7 @@ class Operations:
         if new is not None and self._unsynced is not None:
             self._unsynced.changed("add", new)
         if new is not None:
-            self._learn(new, like=None)
+            self._learn(new)
 
     def _os_mkdir(self, original: Any, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         whole = self._path(path, dir_fd)
@@ -367,8 +371,8 @@ class Operations:
         original(path, dir_fd=dir_fd)
         self._made.discard(whole or "")
 
-    def _learn(self, path: str, like: str | None) -> None:
-        """Remember under which name a file is known now; what came from outside counts as seen."""
+    def _learn(self, path: str) -> None:
+        """Remember under which name a file is known now; the bytes of one that came from outside were not seen."""
         try:
             status = os.lstat(path)
         except OSError:
@@ -376,7 +380,7 @@ class Operations:
         key = (status.st_dev, status.st_ino)
         self._names[key] = path
         self._made.add(path)
-        if like is None and key not in self._sizes:
+        if stat.S_ISLNK(status.st_mode):
             self._sizes[key] = status.st_size
 
 

@@ -56,6 +56,8 @@ class Unsynced:
 
     def keep(self, path: str) -> str | None:
         """Give what `path` names a second name before it is replaced; None if it names nothing."""
+        if os.path.isdir(path) and not os.path.islink(path):  # it has no second name, and replaced only if empty
+            return None
         self._kept += 1
         second = os.path.join(self._shadow, str(self._kept))
         try:
