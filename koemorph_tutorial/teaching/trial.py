@@ -9,7 +9,6 @@ import ast
 import io
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -149,9 +148,6 @@ def apart(name: str, work: Callable[[], str | None]) -> str | None:
 
 def _in_folder(folder: Path, work: Callable[[], str | None]) -> Any:
     os.chdir(folder)
-    shell: Any = sys.modules.get("IPython.core.interactiveshell")
-    if shell is not None:  # the `open` of a notebook is IPython's, which goes past the crash kit in the place of `open`
-        shell.io_open = lambda *arguments, **keywords: open(*arguments, **keywords)  # noqa: SIM115
     try:
         return {"says": work()}
     except NotAttemptedError:
