@@ -7,12 +7,13 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .records import BEST_NAME, CheckpointError, StopTraining
+from .records import BEST_NAME, CheckpointError, Position, StopTraining
 
 if TYPE_CHECKING:
     from .resume import Resumed
@@ -79,6 +80,23 @@ will do as it is; it runs in an empty folder each time. For any other way of sav
 """
 
 
+_CERTIFY = """\
+Kill a training, resume it, and compare every bit of it with the training that nobody killed: right after the resume, at
+the end of each epoch from there on, and each batch that was handed out. The first thing that differs is named.
+
+Without --script it certifies the example, with the settings given here. It is killed with SIGKILL at the end of an
+epoch and, where the training can go on there, inside one; each process is a new one.
+"""
+_CERTIFY_EXAMPLES = """\
+examples:
+  koemorph certify                                    the example as it is
+  koemorph certify training.epochs=4 training.threads=2 training.workers=2
+  koemorph certify --script train.py                  a script of yours that saves by a CheckpointManager, as it is; it
+                                                      runs in an empty folder, and must be the same each time: seed it
+  koemorph certify --stop 3 --stop 5,20               stop at the beginning of epoch 3, and in epoch 5 after 20 batches
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
@@ -130,6 +148,24 @@ def make_parser() -> argparse.ArgumentParser:
     crash.add_argument("--json", action="store_true", help="print JSON, for programs: every point, every trial")
     crash.set_defaults(run=_crash_test)
 
+    certify = commands.add_parser(
+        "certify",
+        help="prove that a training resumes bitwise",
+        description=_CERTIFY,
+        epilog=_CERTIFY_EXAMPLES,
+        formatter_class=layout,
+    )
+    certify.add_argument("--script", metavar="FILE", type=Path, help="a training of yours")
+    certify.add_argument(
+        "--stop", metavar="EPOCH[,BATCH]", action="append", type=_position, help="where to stop (default: two places)"
+    )
+    certify.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=600.0, help="for one process (default: %(default)g)"
+    )
+    certify.add_argument("--json", action="store_true", help="print the receipt as JSON, for programs")
+    certify.add_argument("settings", metavar="key=value", nargs="*", help="settings of the example, by full names")
+    certify.set_defaults(run=_certify)
+
     lab = commands.add_parser(
         "lab", help="open your copies of the lessons in JupyterLab", description=_LAB, formatter_class=layout
     )
@@ -145,6 +181,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _position(text: str) -> Position:
+    epoch, comma, batch = text.partition(",")
+    try:
+        return Position(epoch=int(epoch), batch=int(batch) if comma else 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected EPOCH or EPOCH,BATCH, both from 0, found {text!r}") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
@@ -157,9 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except CheckpointError as error:
         return _unusable(str(error))
-    except StopTraining as stop:
-        print(stop)
-        return STOPPED
     except BrokenPipeError:  # the reader of our output has left: `koemorph train | head`
         sys.stderr.close()
         return DONE
@@ -212,15 +253,19 @@ def _train(options: argparse.Namespace) -> int:
         changes = changed_settings(config, run.config) if run else []
         print(*resumed.lines(), *changes, sep="\n", flush=True)
 
+    go_on = f"koemorph train --resume auto --run-dir {shlex.quote(str(run_dir))}"
     print(f"run {run_dir}: {trainer.describe()}", flush=True)
     try:
         result = trainer.train(
             run.source if run else None,
             on_epoch=lambda report: print(report, flush=True),
             on_resumed=say_resumed,
+            signals=(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT),
         )
-    except KeyboardInterrupt:
-        go_on = f"koemorph train --resume auto --run-dir {shlex.quote(str(run_dir))}"
+    except StopTraining as stop:
+        print(stop, f"go on by: {go_on}", sep="\n")
+        return STOPPED
+    except KeyboardInterrupt:  # before it listened
         print(f"\nkoemorph: interrupted; what was saved last goes on by: {go_on}", file=sys.stderr)
         return INTERRUPTED
     print(result)
@@ -302,6 +347,34 @@ def _crash_test(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({name: json.loads(campaign.to_json()) for name, campaign in campaigns.items()}))
     return NO if any(campaign.not_ok for campaign in campaigns.values()) else DONE
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from .testing.certificate import CertificateError, certify_script
+    from .training.config import ConfigError, load_config
+
+    script = options.script
+    if script is not None and options.settings:
+        return _unusable(f"certify: {options.settings[0]}: settings are those of the example; a script has its own")
+    try:
+        if script is None:
+            load_config(options.settings)
+            train = [sys.executable, "-m", __package__ or "koemorph_tutorial", "train", "--run-dir", "run"]
+            command, resume = [*train, *options.settings], [*train, "--resume", "auto"]
+        elif not script.is_file():
+            return _unusable(f"{script}: expected a Python script, found none")
+        else:
+            command = resume = [sys.executable, str(script.resolve())]
+        certificate = certify_script(command, resume=resume, stops=options.stop, timeout=options.timeout)
+    except ConfigError as error:
+        return _unusable(str(error))
+    except CertificateError as error:
+        return _unusable(f"{script or 'certify'}: {error}")
+    except KeyboardInterrupt:
+        print("\nkoemorph: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(certificate.to_json() if options.json else "\n".join(certificate.lines()))
+    return DONE if certificate.certified else NO
 
 
 def _lab(options: argparse.Namespace) -> int:

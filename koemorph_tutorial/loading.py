@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -23,10 +25,14 @@ from torch.utils.data import (
 
 from .rng import capture_rng, restore_rng
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # Their order depends on their own generator alone, so it can be drawn again at any time.
 _KNOWN = (BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+_UNSAID = 1.0  # seconds that nobody minds
 
 
 class ResumableLoader(Generic[T]):
@@ -35,9 +41,10 @@ class ResumableLoader(Generic[T]):
     The order of the samples gets a generator of its own, seeded by one draw from the sampler's or the loader's, or from
     torch's global one where they have none: nothing else moves it. The state is that generator's at the START of the
     epoch and the count of batches done; going on draws the same order again and skips without loading. An
-    IterableDataset, which has no order to skip in, is read up to the batch. What draws from the global generators, as a
-    sampler of yours or an IterableDataset may, gets others in their place while it draws; a sampler with random numbers
-    of another kind inside cannot be followed. One iteration belongs to one epoch.
+    IterableDataset, which has no order to skip in, is read up to the batch, and the log says how long that took. What
+    draws from the global generators, as a sampler of yours or an IterableDataset may, gets others in their place while
+    it draws; a sampler with random numbers of another kind inside cannot be followed. One iteration belongs to one
+    epoch.
 
     Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only, and in
     persistent workers not at all.
@@ -81,6 +88,8 @@ class ResumableLoader(Generic[T]):
         self._running: object = None  # the iteration that belongs to this epoch
         self._over = False  # it was left or ran out
         self.counts: bool | None = None  # set by who counts the batches of a run: is it this loader's that count?
+        self.rng_at_end: dict[str, Any] | None = None  # the global random states when this epoch's batches ran out
+        self._on_batch: Callable[[T], None] | None = None
         self._after: torch.Tensor | None = None  # of a resumed epoch: the generator once its order was drawn
 
     def __getattr__(self, name: str) -> Any:
@@ -114,13 +123,14 @@ class ResumableLoader(Generic[T]):
         if self._start is None or not self._resumed:
             self._start = self._generator.get_state()
         self._batches, self._resumed, self._over, self._after = skip, False, False, None
+        self.rng_at_end = None
         self._seeds.set_state(self._start)
         seed = _draw(self._seeds)
         if not self._drawn_from:  # no sampler moves it, so every epoch would give its workers the same seeds
             _draw(self._generator)
         batches: Iterator[T]
         if self._iterable:
-            batches = islice(_apart(self._loader, seed), skip, None)
+            batches = _read_up_to(skip, _apart(self._loader, seed))
         else:
             self._order.skip, self._order.seed = skip, None if self._known else seed
             batches = iter(self._loader)
@@ -133,19 +143,28 @@ class ResumableLoader(Generic[T]):
                         "could not be saved, so call iter(loader) anew in each epoch"
                     )
                 self._batches += 1
+                if self._on_batch is not None:
+                    self._on_batch(batch)
                 yield batch
-            if self._running is running:
+            if self._running is running and self.counts:
+                self.rng_at_end = capture_rng()  # the epoch is not over yet: whoever counts says when
+            elif self._running is running:
                 self._start = None
         finally:
             if self._running is running:
                 self._over = True
+
+    def watch(self, on_batch: Callable[[T], None]) -> None:
+        """Have `on_batch` called with each batch before it is handed out."""
+        self._on_batch = on_batch
+        vars(self._loader)["watched_above"] = True
 
     def end_epoch(self) -> None:
         """Say that the epoch has ended, though perhaps not all of its batches were asked for."""
         if self._resumed and self._after is not None:  # resumed after its last batch, and nobody asked for more
             self._generator.set_state(self._after)
         self._start, self._batches, self._after = None, 0, None
-        self._running, self._resumed, self._over = None, False, False
+        self._running, self._resumed, self._over, self.rng_at_end = None, False, False, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: at the start of an epoch, or inside one with the batches done."""
@@ -199,6 +218,39 @@ class _Skipping:
         if not isinstance(self.sampler, Sized):
             raise TypeError(f"{type(self.sampler).__name__} has no length")
         return len(self.sampler)
+
+
+def _read_up_to(skip: int, batches: Iterator[T]) -> Iterator[T]:
+    """Yield what comes after the first `skip` batches; where reading those takes over a second, say so.
+
+    Raises:
+        RuntimeError: there are fewer: it is other data, and an epoch without a batch would look like a whole one.
+    """
+    begin, said, done = time.monotonic(), False, 0
+    for done, _ in enumerate(islice(batches, skip), 1):
+        seconds = time.monotonic() - begin
+        if seconds > _UNSAID and not said and done < skip:
+            said = True  # at once, not only when all is read: that may be an hour
+            logger.warning(
+                "ResumableLoader: an IterableDataset has no order to skip in: read %s of %s batches in %.1f s, "
+                "about %.0f s more until it goes on",
+                f"{done:,}",
+                f"{skip:,}",
+                seconds,
+                seconds / done * (skip - done),
+            )
+    if done < skip:
+        raise RuntimeError(
+            f"ResumableLoader: stopped after batch {skip:,} of an IterableDataset, here it ends after {done:,}; use "
+            "the same data, or go on from the end of an epoch"
+        )
+    if time.monotonic() - begin > _UNSAID:
+        logger.warning(
+            "ResumableLoader: read %s batches in %.1f s to go on: an IterableDataset has no order to skip in",
+            f"{skip:,}",
+            time.monotonic() - begin,
+        )
+    yield from batches
 
 
 def _apart(items: Iterable[T], seed: int) -> Iterator[T]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 from weakref import WeakValueDictionary
 
+from . import recording
 from .commit import Commits, Saved
 from .cut import remove_cut
 from .directory import go_on, is_home, is_used, new_line
@@ -24,17 +27,20 @@ from .naming import describe_parameters, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
 from .records import (
+    LAST_NAME,
     Best,
     CheckpointSettings,
     MismatchError,
     Position,
     SettingsOverrides,
+    StopTraining,
     UsedDirectoryError,
     plain_metrics,
     state_key,
 )
 from .resume import Found, Resumed, bring_back, find
 from .save_policy import Decision, decide
+from .signals import StopRequest
 from .state import Objects, build, check_objects, plain_config
 from .storage import PathLike, list_checkpoints
 
@@ -48,7 +54,9 @@ class CheckpointManager:
 
     `objects` are named things with ``state_dict`` and ``load_state_dict`` (model, optimizer, scheduler, a
     `ResumableLoader`, your own) or a ``torch.Generator``; `settings`, or its fields as keywords, say when to save and
-    what to keep; `config` is stored with every checkpoint; `on_saved` is called once the bytes are durable.
+    what to keep; `config` is stored with every checkpoint; `on_saved` is called once the bytes are durable. The first
+    of `signals` that arrives while the run is under way makes the next `step`, `poll` or `save` leave by
+    `StopTraining`, after a durable save; a second one leaves at once.
 
     Raises:
         TypeError: an object without a state. ValueError: a setting out of range, or one that saves inside an epoch
@@ -71,6 +79,7 @@ class CheckpointManager:
         *,
         config: Any = None,
         on_saved: Callable[[Saved], None] | None = None,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1),
         **overrides: Unpack[SettingsOverrides],
     ) -> None:
         check_objects(objects)
@@ -85,6 +94,12 @@ class CheckpointManager:
         self._commits = Commits(self.directory, self.settings, on_saved)
         loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
         self._progress = Progress(loaders)
+        self._stop = StopRequest(signals)
+        self._stop_obeyed = False
+        self._recorder = recording.current()
+        if self._recorder is not None:
+            for name, loader in loaders.items():
+                loader.watch(partial(self._recorder.handed_out, name))
         for setting in ("every_n_steps", "every_minutes"):
             if getattr(self.settings, setting) is not None and not loaders:
                 raise ValueError(
@@ -107,6 +122,11 @@ class CheckpointManager:
     def best(self) -> Best:
         """The best so far that is durable."""
         return self._commits.best
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal has asked for a stop: the next `step`, `poll` or `save` that can will leave."""
+        return self._stop.received is not None
 
     @property
     def position(self) -> Position:
@@ -134,6 +154,7 @@ class CheckpointManager:
     def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
         if source == "auto" and not is_used(self.directory):
             self._begin()
+            self._note("begin")
             return Resumed(best=self.best)
         found = find(self.directory if source == "auto" else source)
         if not is_home(found, self.directory) and is_used(self.directory):
@@ -154,6 +175,7 @@ class CheckpointManager:
         self._metrics = dict(found.file.metrics)
         self._trained_before = float(found.checkpoint.get("metadata", {}).get("training_time", 0.0))
         self._started = time.monotonic()
+        self._note("begin")
         return replace(resumed, best=best, notes=(*notes, *done))
 
     def epochs(self, total: int, *, resume: bool = True) -> Generator[int, None, None]:
@@ -177,6 +199,7 @@ class CheckpointManager:
         self._begin_run()
         self._check_room(contents_held(self.settings, self.position.epoch, total))
         self._driven = True
+        self._stop.listen()
         if self.position.epoch >= total:
             logger.warning("nothing left to do: %d of %d epochs are done", self.position.epoch, total)
         return self._epochs(total)
@@ -204,25 +227,59 @@ class CheckpointManager:
                     if finished:
                         raise
                     self._error = error  # in a generator that is being dropped it would only be printed
+            self._stop.stop_listening()
+        if self.stop_requested:  # while the last of it was written: what comes after the loop is to be stopped as well
+            raise self._stopped("all epochs are done and saved")
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count a batch; call it after ``optimizer.step()``. Inside an epoch it saves when a setting says so.
 
         With a `ResumableLoader` among the objects the loader's own count is taken, so gradients may be accumulated over
-        several batches between two calls.
+        several batches between two calls. Without one a stop waits for `save`.
 
         Raises:
-            RuntimeError: after `save` in the same epoch.
+            RuntimeError: after `save` in the same epoch. StopTraining: a stop was asked for, and ``last_model.pth`` is
+                saved.
         """
         self._check_open()
         if self._driven and self._progress.ended:
             raise RuntimeError("step: this epoch has ended with save; call step before it")
         steps = self._progress.count_batch()
         if not self._driven or not self._progress.loaders or self._progress.ran_out:
+            self._stop_for_recorder()
             return  # ran out: the end of the epoch is at hand, and a place behind the last batch is none to go on from
-        now = plain_metrics(metrics or {})
-        decision = self._decide(self.position.epoch, now, steps=steps, inside_epoch=True)
-        self._carry_out(decision, self.position.epoch, now)
+        self._inside(plain_metrics(metrics or {}), steps)
+
+    def poll(self) -> None:
+        """Let a stop come between: call it now and then in validation, before scheduler and early stopping step.
+
+        It saves that only validation is left, with the random states as they were when the training batches ran out, so
+        that validation is done again from its beginning. While training batches are left, and without a
+        `ResumableLoader`, it does nothing: `step` and `save` see to that.
+
+        Raises:
+            StopTraining: a stop was asked for, and ``last_model.pth`` is saved.
+        """
+        self._check_open()
+        if self.stop_requested and self._driven:
+            rng_state = self._progress.only_validation_is_left()
+            if rng_state is not None:
+                self._inside({}, steps=0, rng_state=rng_state)
+
+    def _inside(self, metrics: dict[str, float], steps: int, rng_state: Mapping[str, Any] | None = None) -> None:
+        """Save inside an epoch if a setting, a stop or a certificate wants it, and leave if it was a stop."""
+        stopping = self.stop_requested or (self._recorder is not None and self._recorder.is_stop(self.position))
+        epoch = self.position.epoch
+        decision = self._decide(epoch, metrics, steps=steps, inside_epoch=True, stopping=stopping)
+        self._carry_out(decision, epoch, metrics, rng_state)
+        if self._recorder is not None:
+            self._metrics = metrics
+            if decision.names:
+                self._note("inside", rng_state)
+            self._recorder.at(self.position)
+        self._stop_for_recorder()
+        if self.stop_requested:
+            raise self._stopped(f"saved at {self.position}")
 
     def save(
         self, metrics: Mapping[str, float], *, epoch: int | None = None, global_step: int | None = None
@@ -234,7 +291,8 @@ class CheckpointManager:
 
         Raises:
             RuntimeError: a second `save` in one epoch. UsedDirectoryError: another run's checkpoints lie here and
-                nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was.
+                nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. StopTraining: a
+                stop was asked for, and the end of this epoch is saved.
         """
         self._check_open()
         if self._driven and (epoch is not None or global_step is not None):
@@ -250,9 +308,19 @@ class CheckpointManager:
         self._unfinished = True
         if begins:
             self._check_room(1)
-        decision = self._decide(ended, self._metrics)
+            self._stop.listen()
+        decision = self._decide(ended, self._metrics, stopping=self.stop_requested)
         self._carry_out(decision, ended, self._metrics)
+        self._note("end")
+        self._stop_for_recorder()
+        if self.stop_requested and LAST_NAME in decision.names:
+            raise self._stopped(f"saved the end of epoch {ended}")
         return decision
+
+    def _stopped(self, what: str) -> StopTraining:
+        self._unfinished = False  # the run goes on one day, so it has no final epoch yet
+        self._stop_obeyed = True
+        return StopTraining(f"stopped by {self._stop.received.name if self._stop.received else 'request'}: {what}")
 
     def close(self) -> None:
         """End the run: an epoch that `save` ended and that has no file yet gets its numbered one.
@@ -286,6 +354,8 @@ class CheckpointManager:
             self._let_go()
         if self._error is not None:
             raise self._error
+        if clean and self.stop_requested and not self._stop_obeyed:  # what comes after the run is to be stopped as well
+            raise self._stopped("the loop is over, and its last epoch saved")
 
     def _finish(self) -> None:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
@@ -314,7 +384,13 @@ class CheckpointManager:
             **circumstances,
         )
 
-    def _carry_out(self, decision: Decision, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _carry_out(
+        self,
+        decision: Decision,
+        epoch: int,
+        metrics: Mapping[str, float],
+        rng_state: Mapping[str, Any] | None = None,
+    ) -> None:
         if not decision.names:
             return
         checkpoint = build(
@@ -326,8 +402,18 @@ class CheckpointManager:
             run=self._commits.next_run(),
             config=self._config,
             training_time=self._trained_before + time.monotonic() - self._started,
+            rng_state=rng_state,
         )
         self._commits.commit(decision, checkpoint, self.position)
+
+    def _note(self, moment: recording.Moment, rng_state: Mapping[str, Any] | None = None) -> None:
+        if self._recorder is not None:
+            record = {"best": asdict(self.best), "metrics": self._metrics}
+            self._recorder.note(self.position, moment, self._objects, record, rng_state)
+
+    def _stop_for_recorder(self) -> None:
+        if self._recorder is not None:
+            self._recorder.stop_at(self.position)
 
     def _warn_of_missing_monitor(self) -> None:
         if self._metrics and self.settings.monitor not in self._metrics and not self._warned:
@@ -348,6 +434,7 @@ class CheckpointManager:
 
     def _let_go(self) -> None:
         self._closed = True
+        self._stop.stop_listening()
         if self._hold is not None:
             self._hold.release()
 

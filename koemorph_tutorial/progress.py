@@ -32,6 +32,8 @@ class Progress:
         self.position = position
         self.ended = position.batch == 0
         self._epoch_start = position.global_step - position.batch
+        if position.batch and self.loaders:  # whose state says that it is inside the epoch is the one that counts
+            self._count_by(max(self.loaders.values(), key=lambda loader: loader.batches))
 
     def count_batch(self) -> int:
         """Count what was read since the last call and return how many batches that were.
@@ -60,6 +62,13 @@ class Progress:
         self._usual, self._counted = self._usual if self._counted is None else self._counted, None
         return ended
 
+    def only_validation_is_left(self) -> Mapping[str, Any] | None:
+        """Move behind the last batch if the counted loader ran out; return the random states of that moment, or None."""
+        if self.ended or self._counted is None or self._counted.rng_at_end is None:
+            return None
+        self._move_to(self._counted.batches)
+        return self._counted.rng_at_end
+
     @property
     def ran_out(self) -> bool:
         """Whether the counted loader has handed out its last batch: the epoch is about to end."""
@@ -67,11 +76,10 @@ class Progress:
 
     def _batches_read(self) -> int:
         if self._counted is None:  # of those that are being read the longest: shorter ones are cycled beside it
-            self._counted = max(
-                self.loaders.values(), key=lambda loader: (loader.batches > 0, not loader.is_over, loader.length)
+            self._count_by(
+                max(self.loaders.values(), key=lambda loader: (loader.batches > 0, not loader.is_over, loader.length))
             )
-            for loader in self.loaders.values():
-                loader.counts = loader is self._counted
+        assert self._counted is not None
         batches = self._counted.batches
         if batches == self.position.batch:
             raise RuntimeError(
@@ -81,6 +89,11 @@ class Progress:
         if batches < self.position.batch:
             raise RuntimeError("step: the ResumableLoader began again inside the epoch; one pass over it is one epoch")
         return batches
+
+    def _count_by(self, counted: ResumableLoader[Any]) -> None:
+        self._counted = counted
+        for loader in self.loaders.values():
+            loader.counts = loader is counted
 
     def _move_to(self, batch: int) -> None:
         self.position = Position(epoch=self.position.epoch, batch=batch, global_step=self._epoch_start + batch)

@@ -81,12 +81,14 @@ def build(
     run: Mapping[str, Any],
     config: Any = None,
     training_time: float = 0.0,
+    rng_state: Mapping[str, Any] | None = None,
     copy: bool = False,
 ) -> dict[str, Any]:
     """Return the checkpoint of `objects`: one dict in format version 1.
 
     `epoch` is the epoch that ended or that the save is inside of, `position` that of the next batch, `run` the line of
-    runs with its count of saves, `training_time` in seconds. Tensors alias live memory unless `copy` is True.
+    runs with its count of saves, `training_time` in seconds, `rng_state` what `capture_rng` returned where it is not to
+    be that of now. Tensors alias live memory unless `copy` is True.
 
     >>> model = nn.Linear(2, 1)
     >>> checkpoint = build({"model": model}, epoch=0, position=Position(epoch=1), metrics={}, best=Best(), run={})
@@ -95,22 +97,22 @@ def build(
     """
     check_objects(objects)
     modules = {name: unwrap(item) for name, item in objects.items() if isinstance(item, nn.Module)}
-    rng_state = capture_rng()  # first: an object's state_dict may draw random numbers
+    random_states = capture_rng()  # first: an object's state_dict may draw random numbers
     checkpoint = {
         "format_version": FORMAT_VERSION,
         "run": dict(run),
         "epoch": epoch,
         "global_step": position.global_step,
         "position": asdict(position),
-        **{state_key(name): _state_of(item) for name, item in objects.items()},
+        **{state_key(name): state_of(item) for name, item in objects.items()},
         "optimizer_parameters": describe_parameters(objects),
         "metrics": dict(metrics),
         "best": asdict(best),
-        "rng_state": rng_state,
+        "rng_state": random_states if rng_state is None else rng_state,
         "config": plain_config(config),
         "metadata": collect_metadata(modules, training_time),
     }
-    prepare_rng(rng_state)()
+    prepare_rng(random_states)()
     return copying.deepcopy(checkpoint) if copy else checkpoint
 
 
@@ -174,7 +176,8 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
     return Restored(missing=missing, unexpected=unexpected, permuted=tuple(permuted), drift=tuple(drift))
 
 
-def _state_of(item: Any) -> dict[str, Any]:
+def state_of(item: Any) -> dict[str, Any]:
+    """Return an object's state as a checkpoint holds it: of a module without its wrappers."""
     if isinstance(item, torch.Generator):
         return {"generator_state": item.get_state()}
     state: dict[str, Any] = unwrap(item).state_dict()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koemorph_tutorial.testing.digests import digest, file_content, leaves
+from koemorph_tutorial.digests import digest, file_content, leaves
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

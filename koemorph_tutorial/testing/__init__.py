@@ -1,6 +1,10 @@
 """The proof kit: what proves this library proves your own loop."""
 
-from .crash import Campaign, CrashTestError, Trial, crash_test, saved
-from .digests import digest
+from koemorph_tutorial.digests import digest
+from koemorph_tutorial.recording import Recorder
 
-__all__ = ["Campaign", "CrashTestError", "Trial", "crash_test", "digest", "saved"]
+from .certificate import Certificate, CertificateError, Difference, certify, certify_script
+from .crash import Campaign, CrashTestError, Trial, crash_test, saved
+
+__all__ = ["Campaign", "Certificate", "CertificateError", "CrashTestError", "Difference", "Recorder", "Trial"]
+__all__ += ["certify", "certify_script", "crash_test", "digest", "saved"]

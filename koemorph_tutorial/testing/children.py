@@ -54,6 +54,11 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
         return Ended(error=f"ended with exit code {os.waitstatus_to_exitcode(status)} and without a word")
 
 
+def cores() -> int:
+    """Return how many processes can work at a time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
     """Yield what ``work(0)`` to ``work(workers - 1)`` yield, each in a child of its own, as it comes; it must be JSON.
 

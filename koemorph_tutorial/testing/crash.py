@@ -32,9 +32,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from koemorph_tutorial.digests import file_content, file_digest
+
 from . import children
 from .children import Ended
-from .digests import file_content, file_digest
 from .operations import ALLOCATES, Fault, Operation, Operations
 
 Mode = Literal["kill", "torn", "enospc", "eio", "power"]
@@ -176,7 +177,7 @@ def crash_test(
             chosen = random.Random(0).sample(range(len(points)), max_points)
             points = tuple(points[index] for index in sorted(chosen))
         faults = [(point, fault) for point in points for mode in modes for fault in _variants(point, mode)]
-        benches = [_Bench(Path(folder, str(number)), train, recover, timeout) for number in range(_cores())]
+        benches = [_Bench(Path(folder, str(number)), train, recover, timeout) for number in range(children.cores())]
         trials: dict[int, Trial] = {}
 
         def work(number: int) -> Iterator[tuple[int, str, str, bool]]:
@@ -197,10 +198,6 @@ def crash_test(
         trials=tuple(trials[index] for index in range(len(faults))),
         blind_spots=(*reference.blind_spots, *spots),
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _variants(point: Operation, mode: str) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from koemorph_tutorial.digests import run_digest
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.manager import CheckpointManager
 from koemorph_tutorial.records import CheckpointSettings
@@ -16,7 +17,6 @@ from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import load_checkpoint
 
 from .crash import saved
-from .digests import run_digest
 
 _LOSSES = (0.9, 0.5, 0.7, 0.6, 0.4, 0.8)  # epochs 0, 1 and 4 are the best so far
 _SETTINGS = CheckpointSettings(save_freq=1, keep_last_n=2, keep_best_n=0, milestones=())

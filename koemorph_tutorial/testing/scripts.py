@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial.commit import Commits
+from koemorph_tutorial.digests import run_digest
 from koemorph_tutorial.records import kind_of
 from koemorph_tutorial.resume import find
 
 from .crash import CrashTestError, Recover, Train, saved
-from .digests import run_digest
 
 
 def load_script(script: Path) -> tuple[Train, Recover]:

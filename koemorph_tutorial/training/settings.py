@@ -99,6 +99,7 @@ class TrainingConfig:
     # On the CPU, set by the command line; null: as torch thinks. One is enough for a network of this size, many times
     # faster on a machine that is busy, and part of what makes two runs bitwise the same.
     threads: int | None = 1
+    workers: int = 0  # processes that fetch the batches; 0: this one does
     target_jitter: float = 0.05  # standard deviation, on blendshapes that move
     gain: float = 0.5  # louder or softer by up to 2 to the power of this
     noise: float = 0.003  # the largest standard deviation of noise on the audio
@@ -115,6 +116,7 @@ class TrainingConfig:
         _require("training.device", self.device, known, "auto, cpu, cuda or cuda:N")
         if self.threads is not None:
             _whole("training.threads", self.threads, 1, 1024)
+        _whole("training.workers", self.workers, 0, 64)
         _number("training.target_jitter", self.target_jitter, 0, 1)
         _number("training.gain", self.gain, 0, 10)
         _number("training.noise", self.noise, 0, 1)

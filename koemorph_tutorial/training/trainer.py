@@ -3,8 +3,9 @@
 import logging
 import os
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,12 @@ class KoeMorphTrainer:
         )
         order = torch.Generator().manual_seed(config.seed)
         batches: DataLoader[tuple[Tensor, ...]] = DataLoader(
-            self.windows("train"), settings.batch_size, shuffle=True, drop_last=True, generator=order
+            self.windows("train"),
+            settings.batch_size,
+            shuffle=True,
+            drop_last=True,
+            generator=order,
+            num_workers=settings.workers,
         )
         self.loader = ResumableLoader(batches)
         self.early_stopping = EarlyStopping(settings.patience, settings.checkpoint)
@@ -136,12 +142,13 @@ class KoeMorphTrainer:
         *,
         on_epoch: Callable[[EpochReport], None] | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1),
     ) -> TrainingResult:
         """Train until the epochs are done or patience has run out; a run that had finished is left as it is.
 
         `resume` is "auto" (the newest sound file of this run, or a fresh start), a checkpoint file or a directory of
         them; None is a fresh start and refuses a used directory before anything is written. `on_resumed` is called
-        once, before the first batch; `on_epoch` after each save.
+        once, before the first batch; `on_epoch` after each save. `signals` stop it, as those of `CheckpointManager`.
 
         Raises:
             CheckpointError: no sound file, or one of another model; another process trains here. StopTraining: stopped
@@ -152,7 +159,11 @@ class KoeMorphTrainer:
         settings = self.config.training
         done, resumed = 0, None
         with CheckpointManager(
-            self.run_dir / CHECKPOINTS, self.objects, settings.checkpoint, config=to_plain(self.config)
+            self.run_dir / CHECKPOINTS,
+            self.objects,
+            settings.checkpoint,
+            config=to_plain(self.config),
+            signals=signals,
         ) as checkpoints:
             if resume is not None:
                 resumed = checkpoints.resume(resume)
@@ -167,7 +178,8 @@ class KoeMorphTrainer:
             for epoch in epochs:
                 epoch_began = time.monotonic()
                 self._train_epoch(checkpoints)
-                metrics = {**self.evaluate("validation"), "train_loss": self.train_loss.take()}
+                measured = evaluate_model(self.model, self.windows("validation"), on_part=checkpoints.poll)
+                metrics = {**measured, "train_loss": self.train_loss.take()}
                 self.scheduler.step()
                 self.early_stopping.update(metrics, epoch)
                 decision = checkpoints.save(metrics)
@@ -222,11 +234,18 @@ class KoeMorphTrainer:
             sync_directory(self.run_dir)
 
 
-def evaluate_model(model: nn.Module, windows: TensorDataset, *, batch_size: int = 64) -> dict[str, float]:
+def evaluate_model(
+    model: nn.Module,
+    windows: TensorDataset,
+    *,
+    batch_size: int = 64,
+    on_part: Callable[[], None] | None = None,
+) -> dict[str, float]:
     """Return `loss` (mean squared error) and `mae` (mean absolute error) over windows of audio and faces.
 
-    The model is measured in eval mode and left in the mode it was in. No random number is drawn: a DataLoader would
-    take one from torch's, and training would go on differently for having been watched.
+    The model is measured in eval mode and left in the mode it was in; `on_part` is called after each part of the
+    windows. No random number is drawn: a DataLoader would take one from torch's, and training would go on differently
+    for having been watched.
     """
     audio, faces = windows.tensors
     device = next(model.parameters()).device
@@ -234,7 +253,12 @@ def evaluate_model(model: nn.Module, windows: TensorDataset, *, batch_size: int 
     model.eval()
     try:
         with torch.inference_mode():
-            found = torch.cat([model(part.to(device)).cpu() for part in audio.split(batch_size)])
+            parts = []
+            for part in audio.split(batch_size):
+                parts.append(model(part.to(device)).cpu())
+                if on_part is not None:
+                    on_part()
+            found = torch.cat(parts)
     finally:
         model.train(was_training)
     difference = found - faces

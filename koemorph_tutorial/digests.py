@@ -17,12 +17,11 @@ def digest(state: Any) -> str:
     >>> digest({"weight": torch.zeros(2)}) == digest({"weight": -torch.zeros(2)})
     False
     """
-    text = "\n".join(f"{path}={leaf}" for path, leaf in leaves(state))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return _hash("\n".join(f"{path}={leaf}" for path, leaf in leaves(state)).encode())
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield path and text of every leaf; of a tensor its kind and a digest of its bytes."""
+    """Yield path and text of every leaf; of a tensor or an array its kind and a digest of its bytes."""
     if isinstance(value, Mapping):
         yield path, f"dict of {len(value)}"
         for key, item in value.items():
@@ -31,11 +30,20 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, f"{type(value).__name__} of {len(value)}"
         for index, item in enumerate(value):
             yield from leaves(item, f"{path}[{index}]")
+    elif isinstance(value, set | frozenset):  # in an order that is the same in every process
+        yield path, f"{type(value).__name__} of {len(value)}: {_hash(repr(sorted(map(repr, value))).encode())}"
     elif hasattr(value, "untyped_storage"):
-        data = bytes(value.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy()) if value.numel() else b""
-        yield path, f"{value.dtype} {list(value.shape)} {hashlib.blake2b(data, digest_size=8).hexdigest()}"
+        yield path, f"{value.dtype} {list(value.shape)} {_hash(_tensor_bytes(value))}"
+    elif hasattr(value, "__array_interface__") and value.dtype.hasobject:
+        yield from leaves(value.tolist(), path)
+    elif hasattr(value, "__array_interface__"):
+        yield path, f"{value.dtype} {list(value.shape)} {_hash(value.tobytes())}"
+    elif _is_anonymous(value):  # its text is an address, which says nothing
+        yield path, type(value).__qualname__
+        yield from leaves(getattr(value, "__dict__", {}), path)
     else:
-        yield path, f"{type(value).__name__} {value!r}"
+        text = repr(value)
+        yield path, f"{type(value).__name__} {text if len(text) <= 80 else f'of {len(text)}: {_hash(text.encode())}'}"
 
 
 def run_digest(checkpoint: Mapping[str, Any]) -> str:
@@ -71,7 +79,22 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _bytes() -> Any:
+def _is_anonymous(value: object) -> bool:
+    return type(value).__repr__ is object.__repr__
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _tensor_bytes(value: Any) -> bytes:
     import torch
 
-    return torch.uint8
+    value = value.detach()
+    if value.device.type == "meta" or value.numel() == 0:
+        return b""
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    if value.is_quantized:
+        value = value.int_repr()
+    return bytes(value.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(dtype=torch.uint8).numpy())

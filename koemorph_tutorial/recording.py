@@ -1,0 +1,155 @@
+"""What a run is made of, written down as digests while it runs: what a resume certificate compares.
+
+A process records if it was told to, by a certificate that made it or by the environment variable ``KOEMORPH_RECORD``, a
+file. One JSON object a line, each durable before the training goes on, so that a killed process leaves its trail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .digests import digest, leaves
+from .provenance import surroundings
+from .records import Position
+from .rng import capture_rng, prepare_rng
+from .state import check_objects, state_of
+
+TRAIL, STOP = "KOEMORPH_RECORD", "KOEMORPH_STOP"
+
+Moment = Literal["begin", "inside", "end"]  # of the process's run; inside an epoch; at the end of one
+
+
+class Recorder:
+    """Write to the file `trail` what a run is made of, and kill this process at the position `stop`, if given.
+
+    A `CheckpointManager` records by itself. A loop with another way of saving calls `record` at the end of each epoch,
+    and once more right after it restored.
+    """
+
+    def __init__(self, trail: Path, stop: Position | None = None) -> None:
+        self._file = os.open(trail, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._stop = stop
+        self._position = Position()
+        self._handed_out: dict[str, int] = {}  # batches since that position, by the name of their loader
+        self._loaders: list[DataLoader[Any]] = []
+        self._began = False
+        self._watch_loaders()
+
+    def record(self, position: Position, /, **objects: object) -> None:
+        """Write down `objects`, and the random states, at `position`, that of the next batch.
+
+        Call it once an epoch has been saved (``Position(epoch=epoch + 1)``), and right after a restore.
+        """
+        check_objects(objects)
+        self.note(position, "inside" if position.batch else "end", objects, {})
+        self.stop_at(position)
+
+    def note(
+        self, position: Position, moment: Moment, objects: Mapping[str, Any], record: Mapping[str, Any], rng: Any = None
+    ) -> None:
+        """Write down the state of `objects`, what else is in `record`, and the random states: `rng`, else today's."""
+        random_states = capture_rng()
+        states: dict[str, Any] = {"position": asdict(position)}
+        states |= {name: state_of(item) for name, item in objects.items()}
+        states |= record
+        states |= {f"rng.{name}": state for name, state in (rng or random_states).items()}
+        if not self._began:
+            self._began = True
+            self._write({"environment": _environment(objects)})
+        self.at(position)
+        components = {name: dict(leaves(state)) for name, state in states.items()}
+        prepare_rng(random_states)()  # a state_dict may draw random numbers
+        self._write({"moment": moment, "position": _numbers(position), "components": components})
+
+    def at(self, position: Position) -> None:
+        """Say where the run is: what loaders hand out from now on comes after that."""
+        self._position = position
+        self._handed_out.clear()
+
+    def is_stop(self, position: Position) -> bool:
+        """Say whether the process is to be killed at `position`."""
+        return self._stop is not None and (position.epoch, position.batch) == (self._stop.epoch, self._stop.batch)
+
+    def stop_at(self, position: Position) -> None:
+        """Kill this process if it is to be killed at `position`."""
+        if self.is_stop(position):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def handed_out(self, name: str, batch: object) -> None:
+        """Write down a batch of the loader called `name`."""
+        count = self._handed_out[name] = self._handed_out.get(name, 0) + 1
+        self._write({"loader": name, "position": _numbers(self._position), "count": count, "batch": digest(batch)})
+
+    def _watch_loaders(self) -> None:
+        """Write down what any DataLoader hands out, but for those in a `ResumableLoader` that is watched itself."""
+        iterate = DataLoader.__iter__
+
+        def watched(loader: DataLoader[Any]) -> Any:
+            batches = iterate(loader)
+            return batches if vars(loader).get("watched_above") else self._watched(loader, batches)
+
+        DataLoader.__iter__ = watched  # type: ignore[method-assign]  # in a process that is there for this
+
+    def _watched(self, loader: DataLoader[Any], batches: Any) -> Any:
+        if loader not in self._loaders:
+            self._loaders.append(loader)
+        name = f"DataLoader {self._loaders.index(loader)}"
+        for batch in batches:
+            self.handed_out(name, batch)
+            yield batch
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        line = (json.dumps(entry) + "\n").encode()
+        while line:
+            line = line[os.write(self._file, line) :]
+        os.fsync(self._file)
+
+
+def _numbers(position: Position) -> list[int]:
+    return [position.epoch, position.batch, position.global_step]
+
+
+def _environment(objects: Mapping[str, Any]) -> dict[str, Any]:
+    modules = (item for item in objects.values() if isinstance(item, nn.Module))
+    devices = (str(parameter.device) for module in modules for parameter in module.parameters())
+    return {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": next(devices, "cpu"),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        **surroundings(),
+    }
+
+
+_recorder: Recorder | None = None
+
+
+def begin(trail: Path, stop: Position | None = None) -> Recorder:
+    """Make this process record, all managers in it included."""
+    global _recorder
+    _recorder = Recorder(trail, stop)
+    return _recorder
+
+
+def current() -> Recorder | None:
+    """Return the recorder of this process, None where nobody asked for one."""
+    trail = os.environ.pop(TRAIL, None)  # not for the processes that it starts
+    if _recorder is None and trail is not None:
+        stop = os.environ.get(STOP)
+        epoch, batch = map(int, stop.split(",")) if stop else (0, 0)
+        return begin(Path(trail), Position(epoch=epoch, batch=batch) if stop else None)
+    return _recorder

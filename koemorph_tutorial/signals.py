@@ -1,0 +1,78 @@
+"""A signal asks a training to stop: it is noted, and the training leaves at the next place where nothing is torn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# Who stops a whole job signals the process and its group, so one request can arrive twice in a moment.
+TOGETHER = 0.2  # seconds
+
+
+class StopRequest:
+    """Listen for `signals`: the first is noted in `received`, a second one leaves at once, as if nobody listened.
+
+    A handler that was there before is called as well (but for Python's own of Ctrl-C, which would raise in the middle
+    of something), and is put back at the end. Only the main thread can listen; anywhere else nothing is done.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals]) -> None:
+        self.signals = tuple(signals)
+        self.received: signal.Signals | None = None
+        self._earlier: dict[int, Any] = {}
+        self._process = 0  # the one that listens, not its children
+        self._at = 0.0
+
+    def listen(self) -> None:
+        """Begin to listen."""
+        if self._process == os.getpid() or not self.signals:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            logger.info("no signal is listened for: Python handles them on the main thread, and this is another one")
+            return
+        self._process = os.getpid()
+        for number in self.signals:
+            self._earlier[number] = signal.signal(number, self._handle)
+
+    def stop_listening(self) -> None:
+        """Put the earlier handlers back, unless somebody has put another one over ours."""
+        if self._process != os.getpid():
+            return
+        self._process = 0
+        for number, earlier in self._earlier.items():
+            if signal.getsignal(number) == self._handle:
+                # None: a handler that was not Python's, which nobody can put back from here.
+                signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        earlier = self._earlier.get(number)
+        if self._process != os.getpid():  # a forked child, or we only stand between two others
+            _pass_on(earlier, number, frame)
+            return
+        now = time.monotonic()
+        if self.received is not None:
+            if now - self._at >= TOGETHER:
+                _pass_on(signal.SIG_DFL, number, frame)
+            return
+        self.received, self._at = signal.Signals(number), now
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(number, frame)
+
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+def _pass_on(handler: Handler | int | None, number: int, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler != signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

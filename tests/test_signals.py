@@ -1,0 +1,188 @@
+"""Signals that ask for a stop: the first is noted, the second leaves, what was there before is called and put back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from koemorph_tutorial import signals
+from koemorph_tutorial.signals import StopRequest
+
+USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_put_back() -> object:
+    before = {number: signal.getsignal(number) for number in (USR1, USR2, signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(body: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that listens for SIGTERM and SIGUSR1 by `request`."""
+    script = (
+        "import os, signal, sys, time\nfrom koemorph_tutorial.signals import StopRequest\n"
+        "request = StopRequest([signal.SIGTERM, signal.SIGUSR1])\n"
+    ) + textwrap.dedent(body)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def test_the_first_signal_is_noted_and_interrupts_nothing() -> None:
+    """Nothing is raised where it arrives."""
+    request = StopRequest([USR1])
+    request.listen()
+    signal.raise_signal(USR1)
+    assert USR1 == request.received
+    request.stop_listening()
+
+
+def test_without_a_signal_nothing_is_noted() -> None:
+    """To listen is not to be stopped."""
+    request = StopRequest([USR1])
+    request.listen()
+    request.stop_listening()
+    assert request.received is None
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGUSR1"])
+def test_a_second_signal_leaves_at_once(second: str) -> None:
+    """It ends the process as if nobody had listened, whichever of them it is."""
+    done = run(f"""
+        request.listen()
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        signal.raise_signal(signal.{second})
+        print("still here")
+    """)
+    assert -signal.Signals[second] == done.returncode
+    assert "" == done.stdout
+
+
+def test_one_request_that_arrives_twice_in_a_moment_is_one() -> None:
+    """`timeout` signals the process and then its group."""
+    request = StopRequest([USR1])
+    request.listen()
+    signal.raise_signal(USR1)
+    signal.raise_signal(USR1)
+    assert USR1 == request.received
+    request.stop_listening()
+
+
+def test_an_earlier_handler_is_called_and_put_back() -> None:
+    """Somebody else's wish to know is respected."""
+    calls: list[int] = []
+
+    def earlier(number: int, frame: object) -> None:
+        calls.append(number)
+
+    signal.signal(USR1, earlier)
+    request = StopRequest([USR1])
+    request.listen()
+    signal.raise_signal(USR1)
+    request.stop_listening()
+    assert [USR1] == calls
+    assert earlier == signal.getsignal(USR1)
+
+
+def test_ctrl_c_does_not_raise_where_it_is_listened_for() -> None:
+    """Python's own handler of SIGINT is the one that is not called: it would tear what is under way."""
+    request = StopRequest([signal.SIGINT])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.listen()
+    signal.raise_signal(signal.SIGINT)
+    assert signal.SIGINT == request.received
+    request.stop_listening()
+    assert signal.default_int_handler == signal.getsignal(signal.SIGINT)
+
+
+def test_two_that_listen_both_note_it_and_may_leave_in_any_order() -> None:
+    """The first who stops leaves the handler of the second in place, and is not asked any more."""
+    one, two, calls = StopRequest([USR1]), StopRequest([USR1]), []
+    signal.signal(USR1, lambda number, frame: calls.append(number))
+    one.listen()
+    two.listen()
+    one.stop_listening()
+    signal.raise_signal(USR1)
+    assert (None, USR1, [USR1]) == (one.received, two.received, calls)
+    two.stop_listening()
+    signal.raise_signal(USR1)
+    assert [USR1, USR1] == calls
+
+
+def test_a_signal_after_the_end_does_what_it_did_before() -> None:
+    """Also where a handler that somebody put over ours still calls it."""
+    done = run("""
+        request.listen()
+        ours = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))
+        request.stop_listening()
+        signal.raise_signal(signal.SIGTERM)
+        print("still here")
+    """)
+    assert -signal.SIGTERM == done.returncode
+
+
+def test_a_forked_child_is_not_stopped_from_dying() -> None:
+    """`Process.terminate` of a child that somebody starts while we listen."""
+    done = run("""
+        import multiprocessing
+        request.listen()
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join(5)
+        print(child.exitcode, request.received)
+    """)
+    assert f"{-signal.SIGTERM} None" == done.stdout.strip(), done.stderr
+
+
+def test_outside_the_main_thread_nobody_listens() -> None:
+    """Python would refuse; a training in a thread goes on without."""
+    request = StopRequest([USR1])
+    before = signal.getsignal(USR1)
+    thread = threading.Thread(target=request.listen)
+    thread.start()
+    thread.join()
+    assert before == signal.getsignal(USR1)
+    request.stop_listening()
+
+
+def test_listening_twice_is_listening_once() -> None:
+    """The second time must not take ours for the earlier handler."""
+    before = signal.getsignal(USR1)
+    request = StopRequest([USR1])
+    request.listen()
+    request.listen()
+    request.stop_listening()
+    assert before == signal.getsignal(USR1)
+
+
+def test_the_moment_in_which_two_are_one_is_short() -> None:
+    """Nobody who asks twice waits for long."""
+    assert 0.2 >= signals.TOGETHER
+
+
+def test_a_signal_from_another_process_is_noted_during_a_write(tmp_path: Path) -> None:
+    """A commit is not interrupted: the write comes to its end, and then the stop is known."""
+    request = StopRequest([USR1])
+    request.listen()
+    child = subprocess.Popen([sys.executable, "-c", f"import os; os.kill({os.getpid()}, {int(USR1)})"])
+    with open(tmp_path / "file", "wb") as file:
+        until = time.monotonic() + 20
+        while request.received is None and time.monotonic() < until:
+            file.write(b"x" * 100_000)
+            os.fsync(file.fileno())
+            file.seek(0)
+    child.wait()
+    assert USR1 == request.received
+    request.stop_listening()
