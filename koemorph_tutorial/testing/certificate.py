@@ -20,13 +20,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial import recording
-from koemorph_tutorial.records import Position
 from koemorph_tutorial.recording import Recorder
+from koemorph_tutorial.records import Position
 
 from . import children
 from .children import Ended
@@ -220,6 +220,8 @@ def _certify(
         if straight.error or straight.killed or straight.timed_out:
             raise CertificateError(f"the training fails without any stop: {_why(straight, timeout)}")
         reference = _Trail(folder / "straight" / "straight.jsonl")
+        idle = reference.idle()
+        reference.leave_out(idle)
         if not reference.moments:
             raise CertificateError(
                 "nothing was recorded: expected a CheckpointManager that saves, or calls of recorder.record"
@@ -243,14 +245,16 @@ def _certify(
                 reason = stopped or "the training ended before that"
                 trials[index] = Resumption(stop=chosen[index], error=f"this stop was never reached: {reason}")
                 continue
-            before = _Trail(place / "stopped.jsonl")
+            before, after = _Trail(place / "stopped.jsonl"), _Trail(place / "resumed.jsonl")
+            before.leave_out(idle)
+            after.leave_out(idle)
             apart = reference.compare(before, _undisturbed).difference
             if apart is not None:
                 problem = (
                     f"two runs that nobody has stopped yet differ {apart}; seed random, numpy and torch, and keep "
                     "clocks out of what is saved"
                 )
-            trials[index] = _compared(trials[index], reference, before, _Trail(place / "resumed.jsonl"))
+            trials[index] = _compared(trials[index], reference, before, after)
         return Certificate(
             trials=tuple(trials[index] for index in range(len(chosen))),
             problem=problem,
@@ -342,6 +346,22 @@ class _Trail:
         """Where it was when it was last recorded."""
         return self.moments[-1].position
 
+    def idle(self) -> set[str]:
+        """Return the random generators that nobody has drawn from: how they stand does not matter."""
+        names = {name for moment in self.moments for name in moment.components if name.startswith("rng.")}
+        return {
+            name
+            for name in names
+            if all(moment.components.get(name) == self.moments[0].components.get(name) for moment in self.moments)
+        }
+
+    def leave_out(self, components: set[str]) -> None:
+        """Forget what was recorded of `components`."""
+        self.events = [
+            replace(event, components={name: item for name, item in event.components.items() if name not in components})
+            for event in self.events
+        ]
+
     @property
     def components(self) -> tuple[str, ...]:
         """The names of what was compared."""
@@ -399,9 +419,9 @@ def _first(
 
 
 def _resumed(event: _Moment, is_first: bool) -> str:
-    if is_first:
+    if event.name == "begin":
         return f"right after the resume at {_where(event.position)}"
-    return _undisturbed(event, is_first)
+    return ("in the first record after the resume, " if is_first else "") + _undisturbed(event, is_first)
 
 
 def _undisturbed(event: _Moment, is_first: bool) -> str:

@@ -1,0 +1,236 @@
+"""The certificate says yes to a training that resumes bitwise, and of any other what differs first."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from koemorph_tutorial import CheckpointManager, Position
+from koemorph_tutorial.testing import Certificate, CertificateError, Recorder, certify, certify_script
+
+from . import forgetting
+
+INSIDE = Position(epoch=3, batch=2)
+AT_AN_END = Position(epoch=3)
+
+
+def certify_without(sabotage: Callable[[], None], stop: Position = INSIDE) -> Certificate:
+    """Certify the training of `forgetting`, in whose processes something is lost."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        sabotage()
+        forgetting.train(folder)
+
+    return certify(loop, stops=[stop])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_that_saves_everything_is_certified(workers: int) -> None:
+    """At the end of an epoch and inside one, each after a real kill."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder, workers=workers), stops=[AT_AN_END, INSIDE])
+    assert certificate.certified, str(certificate)
+    assert [AT_AN_END, INSIDE] == [_place(trial.resumed_at) for trial in certificate.trials]
+    assert all(trial.killed and trial.moments >= 2 and trial.batches >= 8 for trial in certificate.trials)
+    assert certificate.first_difference is None
+
+
+def _place(position: Position | None) -> Position | None:
+    return position and Position(epoch=position.epoch, batch=position.batch)
+
+
+AT_SAVE = [
+    ("model", "0.weight"),
+    ("scheduler", "last_epoch"),
+    ("rng.numpy", "state"),
+    ("loader", "batches"),
+    ("ema", "0.weight"),
+]
+AT_RESTORE = [("optimizer", "state"), ("rng.python", "state"), ("rng.torch", ""), ("loader", "generator_state")]
+
+
+@pytest.mark.parametrize("what", AT_SAVE, ids=".".join)
+def test_what_was_not_saved_is_named_first(what: tuple[str, str]) -> None:
+    """Five of a run's parts, each lost in the file."""
+    assert_named(what, certify_without(lambda: forgetting.lose_at_save(what)))
+
+
+@pytest.mark.parametrize("what", AT_RESTORE, ids=".".join)
+def test_what_was_not_restored_is_named_first(what: tuple[str, str]) -> None:
+    """Others, each in the file and never taken out of it."""
+    assert_named(what, certify_without(lambda: forgetting.lose_at_restore(what)))
+
+
+def test_a_best_that_was_not_restored_is_named_first() -> None:
+    """The fifth of those."""
+    assert_named(("best", "value"), certify_without(forgetting.forget_the_best))
+
+
+def test_a_best_that_was_not_saved_is_found_again() -> None:
+    """The folder is the truth: best_model.pth says what it is."""
+    assert certify_without(lambda: forgetting.lose_at_save(("best", "value"))).certified
+
+
+def assert_named(what: tuple[str, str], certificate: Certificate) -> None:
+    """Assert that the certificate says no, and that it is this that differed right after the resume."""
+    component, leaf = what
+    difference = certificate.first_difference
+    assert not certificate.certified
+    assert difference is not None, str(certificate)
+    assert "right after the resume at epoch 3, batch 2" == difference.when
+    assert component == difference.component, str(difference)
+    assert difference.leaf.startswith(leaf), str(difference)
+
+
+def test_a_loader_without_a_generator_of_its_own_is_found_by_its_first_batch() -> None:
+    """All that was saved is restored to the bit, and the order of the data is another one all the same."""
+    certificate = certify_without(forgetting.share_the_global_generator)
+    assert certificate.first_difference is not None, str(certificate)
+    assert "data of loader" == certificate.first_difference.component
+    assert "in batch 1 after epoch 3, batch 2" == certificate.first_difference.when
+
+
+def test_a_training_that_is_not_seeded_gets_no_verdict() -> None:
+    """Two of its runs differ before anybody has stopped one."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        torch.seed()
+        recorder.record(Position(epoch=1), model=torch.nn.Linear(2, 2))
+        recorder.record(Position(epoch=2), model=torch.nn.Linear(2, 2))
+
+    certificate = certify(loop, stops=[Position(epoch=2)])
+    assert not certificate.certified
+    assert "two runs that nobody has stopped yet differ at the end of epoch 0: model.weight" in certificate.problem
+    assert "seed random, numpy and torch" in str(certificate)
+
+
+def hand_made(folder: Path, recorder: Recorder, *, repeat: bool = False) -> None:
+    """Train with a saver that knows nothing of this library; what is random is seeded anew in each epoch."""
+    model, file, start = torch.nn.Linear(2, 2), folder / "state.pth", 0
+    torch.nn.init.ones_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if file.exists():
+        saved = torch.load(file)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["epoch"] if repeat else saved["epoch"] + 1
+    for epoch in range(start, 4):
+        torch.manual_seed(epoch)
+        model(torch.randn(3, 2)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}, file)
+        recorder.record(Position(epoch=epoch + 1), model=model, optimizer=optimizer)
+
+
+def test_a_loop_with_another_way_of_saving_records_by_hand() -> None:
+    """It says yes to the right resume, and no to the recipe's, which repeats the saved epoch."""
+    stops = [Position(epoch=1), Position(epoch=3)]
+    right = certify(hand_made, stops=stops)
+    assert right.certified, "\n".join(right.lines())
+    wrong = certify(lambda folder, recorder: hand_made(folder, recorder, repeat=True), stops=stops)
+    assert wrong.first_difference is not None
+    assert str(wrong.first_difference).startswith("in the first record after the resume, at the end of epoch 0: model")
+
+
+def test_a_generator_that_is_never_drawn_from_is_not_compared() -> None:
+    """A training that does not use Python's random numbers need not bring them back."""
+    certificate = certify(hand_made, stops=[Position(epoch=2)])
+    assert {"rng.python", "rng.numpy"}.isdisjoint(certificate.components)
+    assert "rng.torch" in certificate.components
+
+
+def test_a_resume_that_fails_is_not_certified() -> None:
+    """What it raised is said."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        if any(folder.iterdir()):
+            raise ValueError("no way back")
+        forgetting.train(folder)
+
+    certificate = certify(loop, stops=[AT_AN_END])
+    assert not certificate.certified
+    assert "ValueError: no way back" in str(certificate)
+
+
+def test_a_resumed_run_that_ends_early_is_not_certified() -> None:
+    """What there was to compare was equal, but the last epochs are missing."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        forgetting.train(folder, epochs=4 if any(folder.iterdir()) else 5)
+
+    certificate = certify(loop, stops=[AT_AN_END])
+    assert "at its end: the run: expected epoch 5, batch 0, found epoch 4, batch 0" in str(certificate)
+
+
+def test_a_stop_that_is_never_reached_is_said() -> None:
+    """Nothing is certified that was not tried."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder), stops=[Position(epoch=77)])
+    assert not certificate.certified
+    assert "epoch 77, batch 0: this stop was never reached: the training ended before that" in str(certificate)
+
+
+def test_a_training_that_fails_by_itself_is_an_error() -> None:
+    """There is nothing to compare with."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        raise RuntimeError("broken as it is")
+
+    with pytest.raises(CertificateError, match="the training fails without any stop: RuntimeError: broken as it is"):
+        certify(loop)
+
+
+def test_a_training_of_which_nothing_was_recorded_is_an_error() -> None:
+    """A loop without a manager that does not call record."""
+    with pytest.raises(CertificateError, match=r"nothing was recorded: .* or calls of recorder.record"):
+        certify(lambda folder, recorder: None)
+
+
+def test_without_stops_they_are_chosen_at_an_end_and_inside() -> None:
+    """Both kinds of resume are tried without being asked for."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder))
+    assert [0, 2] == [trial.stop.batch for trial in certificate.trials]
+    assert certificate.certified
+
+
+def test_the_receipt_says_what_was_compared_and_where() -> None:
+    """One JSON object for programs, lines for people."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder), stops=[INSIDE])
+    receipt = json.loads(certificate.to_json())
+    assert receipt["certified"] is True
+    assert receipt["first_difference"] is None
+    assert {"model", "optimizer", "loader", "best", "rng.torch", "data of loader"} <= set(receipt["components"])
+    assert {"torch", "threads", "device"} <= set(receipt["environment"])
+    assert (3, 2) == (receipt["stops"][0]["resumed_at"]["epoch"], receipt["stops"][0]["resumed_at"]["batch"])
+    assert certificate.lines()[0].startswith("certified: ")
+
+
+def test_a_program_is_certified_in_processes_of_its_own(tmp_path: Path) -> None:
+    """Nothing is shared with the process that asks, and the loops of others need no change."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
+        "from pathlib import Path\n"
+        "from tests.forgetting import train\n"
+        "train(Path('here'))\n"
+    )
+    certificate = certify_script([sys.executable, str(script)], stops=[INSIDE])
+    assert certificate.certified, "\n".join(certificate.lines())
+
+
+def test_a_program_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
+    """One line says which."""
+    with pytest.raises(CertificateError, match=r"nowhere.* cannot be started: No such file"):
+        certify_script([str(tmp_path / "nowhere")])
+
+
+def test_a_manager_records_nothing_unless_it_is_asked(tmp_path: Path) -> None:
+    """The trainings of everyday pay nothing for this."""
+    manager = CheckpointManager(tmp_path, {"model": torch.nn.Linear(1, 1)})
+    assert manager._recorder is None
