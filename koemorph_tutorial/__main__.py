@@ -230,7 +230,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from .training.config import ConfigError, load_config
-    from .training.runs import changed_settings, find_run, new_run_dir, refuse_used
+    from .training.runs import find_run, new_run_dir, refuse_used
     from .training.trainer import KoeMorphTrainer
 
     run = None
@@ -250,8 +250,7 @@ def _train(options: argparse.Namespace) -> int:
         return _unusable(str(error))
 
     def say_resumed(resumed: Resumed) -> None:
-        changes = changed_settings(config, run.config) if run else []
-        print(*resumed.lines(), *changes, sep="\n", flush=True)
+        print(*resumed.lines(), sep="\n", flush=True)
 
     go_on = f"koemorph train --resume auto --run-dir {shlex.quote(str(run_dir))}"
     print(f"run {run_dir}: {trainer.describe()}", flush=True)

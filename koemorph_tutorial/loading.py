@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from torch.utils.data import (
 )
 
 from .rng import capture_rng, restore_rng
+from .workers import Ticket, TicketDataset, WorkerStart
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class ResumableLoader(Generic[T]):
     it draws; a sampler with random numbers of another kind inside cannot be followed. One iteration belongs to one
     epoch.
 
-    Random numbers that a dataset draws inside a worker process are repeated at the beginning of an epoch only, and in
-    persistent workers not at all.
+    What a dataset draws inside a worker process belongs to its epoch and its batch, whichever worker fetches it. Such a
+    worker survives a stop signal for a while, since the main process needs it until it has saved.
 
     >>> loader = ResumableLoader(DataLoader(range(6), batch_size=2, shuffle=True))
     >>> batches = iter(loader)
@@ -73,7 +74,7 @@ class ResumableLoader(Generic[T]):
         self._seeds = torch.Generator()  # the workers' seeds are drawn from a copy: they must not move the order
         self._iterable = isinstance(loader.dataset, IterableDataset)
         self._known = all(type(sampler) in _KNOWN for sampler in samplers)
-        self._order = _Skipping(order)
+        self._order = _Skipping(order, apart=not self._known)
         # A DataLoader refuses another sampler once it is made, so a copy of it gets one.
         self._loader: DataLoader[T] = copy.copy(loader)
         self._loader.generator = self._seeds
@@ -82,6 +83,11 @@ class ResumableLoader(Generic[T]):
             vars(self._loader)["persistent_workers"] = False  # they would go on from where the last epoch left a stream
         else:
             vars(self._loader)["batch_sampler" if loader.batch_sampler is not None else "sampler"] = self._order
+        if loader.num_workers:
+            self._loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+            if not self._iterable:
+                vars(self._loader)["dataset"] = TicketDataset(loader.dataset)
+                self._order.by_ticket = True
         self._batches = 0
         self._start: torch.Tensor | None = None  # the generator's state when the epoch that is under way began
         self._resumed = False
@@ -132,7 +138,7 @@ class ResumableLoader(Generic[T]):
         if self._iterable:
             batches = _read_up_to(skip, _apart(self._loader, seed))
         else:
-            self._order.skip, self._order.seed = skip, None if self._known else seed
+            self._order.skip, self._order.seed = skip, seed
             batches = iter(self._loader)
         self._running = running = object()
         try:
@@ -174,6 +180,7 @@ class ResumableLoader(Generic[T]):
             "generator_state": self._start if inside else self._generator.get_state(),
             "batches": self._batches if inside else 0,
             "length": self._length(),
+            "batch_size": self._batch_size(),
             "after": self._after if self._resumed and self._after is not None else self._generator.get_state(),
         }
 
@@ -181,19 +188,41 @@ class ResumableLoader(Generic[T]):
         """Go to where `state_dict` was taken; the next iteration goes on there.
 
         Raises:
-            ValueError: inside an epoch that had another number of batches.
+            ValueError: inside an epoch that had another number of batches, or batches of another size.
         """
-        length = self._length()
-        if state_dict["batches"] and state_dict["length"] != length:
+        there, here = self._epochs(state_dict)
+        if state_dict["batches"] and there != here:
             raise ValueError(
-                f"stopped inside an epoch of {state_dict['length']} batches, here an epoch has {length}; use the same "
-                "data and batch size, or go on from the end of an epoch"
+                f"stopped inside an epoch of {there}, here an epoch has {here}; use the same data and batch size, or "
+                "go on from the end of an epoch"
             )
         self._generator.set_state(state_dict["generator_state"])
         self._batches = state_dict["batches"]
         self._resumed = self._batches > 0
         self._start = state_dict["generator_state"] if self._resumed else None
         self._after, self._over = state_dict.get("after"), False
+
+    def drift_from(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return a line if the epochs after `state_dict` will not be as they would have been; inside one it is refused.
+
+        Any object may have such a method: a resume asks it before it fills the object.
+        """
+        there, here = self._epochs(state_dict)
+        if there == here or state_dict.get("batches"):
+            return []
+        return [f"an epoch had {there}, here {here}; use the same data and batch size to go on exactly"]
+
+    def _epochs(self, state_dict: Mapping[str, Any]) -> tuple[str, str]:
+        """Return what an epoch was where `state_dict` was taken, and what it is here."""
+        length, batch_size = self._length(), self._batch_size()
+        there = _epoch(state_dict.get("length"), state_dict.get("batch_size", batch_size))
+        return there, _epoch(length, batch_size)
+
+    def _batch_size(self) -> int | None:
+        """Return how many samples make a batch; None where a batch sampler of somebody's own decides."""
+        loader = self._original
+        size = loader.batch_size if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", None)
+        return size if isinstance(size, int) else None
 
     def _length(self) -> int | None:
         try:
@@ -205,19 +234,40 @@ class ResumableLoader(Generic[T]):
 class _Skipping:
     """A sampler that draws the order again from its start and leaves out what was done."""
 
-    def __init__(self, sampler: Iterable[Any]) -> None:
+    def __init__(self, sampler: Iterable[Any], *, apart: bool) -> None:
         self.sampler = sampler
         self.skip = 0
-        self.seed: int | None = None  # of a sampler that may draw from the global generators
+        self.seed = 0  # of the epoch
+        self.by_ticket = False  # for workers
+        self._apart = apart  # it may draw from the global generators
 
     def __iter__(self) -> Iterator[Any]:
-        order = iter(self.sampler) if self.seed is None else _apart(self.sampler, self.seed)
-        yield from islice(order, self.skip, None)
+        for number, index in enumerate(self._rest(), self.skip):
+            yield Ticket(self.seed, number, index) if self.by_ticket else index
+
+    def _rest(self) -> Iterator[Any]:
+        sampler = self.sampler
+        if self._apart:
+            return islice(_apart(sampler, self.seed), self.skip, None)
+        if type(sampler) is BatchSampler:  # samples are skipped faster than batches of them are made
+            samples = islice(iter(sampler.sampler), self.skip * sampler.batch_size, None)
+            return iter(BatchSampler(samples, sampler.batch_size, sampler.drop_last))
+        return islice(iter(sampler), self.skip, None)
 
     def __len__(self) -> int:
         if not isinstance(self.sampler, Sized):
             raise TypeError(f"{type(self.sampler).__name__} has no length")
         return len(self.sampler)
+
+
+def _epoch(length: int | None, batch_size: int | None) -> str:
+    """Say what an epoch is.
+
+    >>> _epoch(40, 8), _epoch(40, None), _epoch(None, 8)
+    ('40 batches of 8', '40 batches', 'an unknown number of batches of 8')
+    """
+    batches = "an unknown number of batches" if length is None else f"{length} batches"
+    return batches if batch_size is None else f"{batches} of {batch_size}"
 
 
 def _read_up_to(skip: int, batches: Iterator[T]) -> Iterator[T]:

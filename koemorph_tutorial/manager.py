@@ -20,10 +20,11 @@ from . import recording
 from .commit import Commits, Saved
 from .cut import remove_cut
 from .directory import go_on, is_home, is_used, new_line
+from .drift import config_in_use
 from .durable import prepare_directory, refusals_named, remove_directories, sweep
 from .loading import ResumableLoader
 from .lock import LOCK_NAME, Hold, hold
-from .naming import describe_parameters, unnamed_parameters
+from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
 from .records import (
@@ -106,7 +107,8 @@ class CheckpointManager:
                     f"{setting}: saving inside an epoch needs a ResumableLoader among the objects: without it the run "
                     "would go on with other batches"
                 )
-        for line in unnamed_parameters(describe_parameters(self._objects)):
+        unnamed = unnamed_parameters(describe_parameters(self._objects))
+        for line in (*unnamed, *loaders_without_generator(self._objects)):
             logger.warning(line)
         self._metrics: dict[str, float] = {}
         self._driven = False  # epochs() says which epoch it is
@@ -160,7 +162,8 @@ class CheckpointManager:
         if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
-        resumed = bring_back(found, self._objects, strict=strict)
+        resumed = bring_back(found, self._objects, config=self._config, strict=strict)
+        self._config = config_in_use(self._config, resumed.changed)
         self._take_over()
         best, notes = resumed.best, list(resumed.notes)
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
@@ -408,7 +411,7 @@ class CheckpointManager:
 
     def _note(self, moment: recording.Moment, rng_state: Mapping[str, Any] | None = None) -> None:
         if self._recorder is not None:
-            record = {"best": asdict(self.best), "metrics": self._metrics}
+            record = {"metrics": self._metrics, "best": asdict(self.best)}
             self._recorder.note(self.position, moment, self._objects, record, rng_state)
 
     def _stop_for_recorder(self) -> None:

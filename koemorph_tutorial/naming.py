@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
 
 # State of one number per parameter element, in torch's own optimizers: its shape must be the parameter's.
 _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum")
@@ -149,13 +150,15 @@ def match_optimizer(
         problem = f"expected {len(live)} parameter groups, found {len(groups)} in the file; group them as they were"
         return Match(fill=lambda: None, problems=[problem])
     problems, permuted = [], False
+    # A parameter that moved to another group is not followed there: the settings it was trained with stayed behind.
+    elsewhere = {entry["name"]: number for number, group in enumerate(described or ()) for entry in group}
     for number, (group, here) in enumerate(zip(groups, live, strict=True)):
         ids = list(group.get("params", []))
         there = described[number] if described else [_guess(saved, key) for key in ids]
-        if len(here) != len(ids) or len(there) != len(ids):
-            problems.append(f"group {number}: expected {len(here)} parameters, found {len(ids)} in the file")
+        if len(there) != len(ids):
+            problems.append(f"group {number}: its state has {len(ids)} parameters, its description {len(there)}")
             continue
-        order, found = _order(here, there)
+        order, found = _order(here, there, elsewhere)
         problems += [f"group {number}: {text}" for text in found]
         if not found and order != list(range(len(ids))):
             permuted = True
@@ -205,20 +208,54 @@ def _guess(saved: Mapping[str, Any], key: Any) -> dict[str, Any]:
     return {"name": None, "shape": shapes[0] if shapes else None}
 
 
-def _order(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> tuple[list[int], list[str]]:
+def _order(
+    here: list[dict[str, Any]], there: list[dict[str, Any]], elsewhere: Mapping[str | None, int]
+) -> tuple[list[int], list[str]]:
     """Return for each live parameter its place in the file, and what does not fit."""
     places = {entry["name"]: place for place, entry in enumerate(there)}
     named = len(places) == len(there) and None not in places and all(entry["name"] for entry in here)
     if named:
-        missing = [entry["name"] for entry in here if entry["name"] not in places]
-        if missing:
-            known = {entry["name"] for entry in here}
-            others = [entry["name"] for entry in there if entry["name"] not in known]
-            return [], [f"not in the file: {', '.join(missing[:5])}; there instead: {', '.join(others[:5])}"]
+        mine = {entry["name"] for entry in here}
+        lacking = [name + _shaped(entry) for entry in here if (name := entry["name"]) not in elsewhere]
+        moved = [f"{name} of its group {elsewhere[name]}" for name in mine & set(elsewhere) if name not in places]
+        left = [name + _shaped(entry) for entry in there if (name := entry["name"]) not in mine]
+        found = [
+            _listed("not in the file", lacking),
+            _listed("in another group of the file", sorted(moved)),
+            _listed("only in this group of the file", left),
+        ]
+        if any(found):
+            return [], ["; ".join([*filter(None, found), "give it the parameters it was saved with, grouped as then"])]
+    elif len(here) != len(there):
+        return [], [f"expected {len(here)} parameters, found {len(there)} in the file"]
     order = [places[entry["name"]] if named else place for place, entry in enumerate(here)]
     wrong = [
-        f"{entry['name'] or f'parameter {place}'} (expected {tuple(entry['shape'])}, found {tuple(there[at]['shape'])})"
+        f"{entry['name'] or f'parameter {place}'} (expected{_shaped(entry)}, found{_shaped(there[at])})"
         for place, (entry, at) in enumerate(zip(here, order, strict=True))
         if None not in (entry["shape"], there[at]["shape"]) and list(there[at]["shape"]) != entry["shape"]
     ]
-    return order, [f"of another shape: {', '.join(wrong[:5])}"] if wrong else []
+    return order, [_listed("of another shape", wrong)] if wrong else []
+
+
+def _shaped(entry: Mapping[str, Any]) -> str:
+    return "" if entry["shape"] is None else f" {tuple(entry['shape'])}"
+
+
+def loaders_without_generator(objects: Mapping[str, object]) -> list[str]:
+    """Return a line per DataLoader that shuffles by torch's global random numbers: anything may change its order.
+
+    >>> loaders_without_generator({"model": nn.Linear(1, 1), "loader": DataLoader(range(4), shuffle=False)})
+    []
+    """
+    return [
+        f"{name} shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
+        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
+        for name, item in objects.items()
+        if isinstance(item, DataLoader)
+        and _draws_globally(item.sampler if item.batch_sampler is None else item.batch_sampler)
+    ]
+
+
+def _draws_globally(sampler: Any) -> bool:
+    inner = getattr(sampler, "sampler", None)
+    return getattr(sampler, "generator", sampler) is None or (inner is not None and _draws_globally(inner))

@@ -63,7 +63,7 @@ class Progress:
         return ended
 
     def only_validation_is_left(self) -> Mapping[str, Any] | None:
-        """Move behind the last batch if the counted loader ran out; return the random states of that moment, or None."""
+        """Move behind the last batch if the counted loader ran out; return the random states of then, else None."""
         if self.ended or self._counted is None or self._counted.rng_at_end is None:
             return None
         self._move_to(self._counted.batches)

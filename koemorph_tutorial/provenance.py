@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -17,6 +18,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+# What must be the same for the same bits: what it is, and what to do about another one.
+_CURES = {
+    "pytorch_version": ("torch", "install that one to go on exactly"),
+    "threads": ("threads", "torch.set_num_threads({}) goes on exactly"),
+    "ranks": ("ranks", "each rank sees other batches now; start {} processes to go on exactly"),
+    "cuda_devices": ("CUDA devices", "their random states stay as they are; show it {} to go on exactly"),
+}
 _PATIENCE = 5.0  # seconds for git: a huge repository on a slow disk must not hold up a save
 
 
@@ -25,8 +33,7 @@ def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> 
 
     `training_time` in seconds; ``timestamp`` in seconds since 1970.
     """
-    model = modules.get("model") or next(iter(modules.values()), None)
-    parameters = list(model.parameters()) if model is not None else []
+    parameters = _parameters(modules)
     return {
         "timestamp": time.time(),
         "hostname": socket.gethostname(),
@@ -36,13 +43,21 @@ def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> 
         "training_time": training_time,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": _device(parameters[0].device if parameters else torch.device("cpu")),
+        "device": device_of(modules),
         "package_version": _package_version(),
         **surroundings(),
     }
 
 
-def _device(device: torch.device) -> str:
+def _parameters(modules: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    first = next(iter(modules.values()), None)
+    model = modules.get("model", first)  # not by `or`: a compiled module has no truth value
+    return list(model.parameters()) if model is not None else []
+
+
+def device_of(modules: Mapping[str, nn.Module]) -> str:
+    """Return where the module called "model" is, else the first; of a GPU its kind as well."""
+    device = next((parameter.device for parameter in _parameters(modules)), torch.device("cpu"))
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
@@ -90,15 +105,25 @@ def git_commit(directory: Path) -> str | None:
     return done.stdout.decode("ascii", "replace").strip() or None if done.returncode == 0 else None
 
 
-def find_drift(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return why a run would not go on bitwise the same in this process, one reason each."""
+def find_drift(checkpoint: Mapping[str, Any], device: str | None = None) -> tuple[str, ...]:
+    """Return why a run would not go on bitwise the same in this process, on `device`: a reason each, and what to do."""
     if "rng_state" not in checkpoint:
         return ("the file holds no random states",)
     then = checkpoint.get("metadata", {})
     now: dict[str, Any] = {"pytorch_version": str(torch.__version__), **surroundings()}
-    words = {"pytorch_version": "torch", "cuda_devices": "CUDA devices"}
-    return tuple(
-        f"saved with {words.get(name, name)} {then[name]}, here {value}"
-        for name, value in now.items()
-        if name in then and then[name] != value
-    )
+    moved = device is not None and _kind(then.get("device", device)) != _kind(device)
+    if moved:
+        now.pop("cuda_devices")  # how many there are follows from it
+    drift = [
+        f"saved with {what} {then[name]}, here {now[name]}; {cure.format(then[name])}"
+        for name, (what, cure) in _CURES.items()
+        if name in now and name in then and then[name] != now[name]
+    ]
+    if moved:
+        drift.append(f"saved on {then['device']}, here on {device}, which rounds otherwise; go on there to be exact")
+    return tuple(drift)
+
+
+def _kind(device: Any) -> str:
+    """Leave out which of several devices of one kind it is."""
+    return re.sub(r":\d+", "", str(device), count=1)

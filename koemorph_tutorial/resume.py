@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .drift import Change, find_changes, settings_of, table
 from .records import (
     Best,
     CheckpointError,
@@ -17,7 +19,7 @@ from .records import (
     Position,
     UnsupportedCheckpointError,
 )
-from .state import Objects, Restored, restore
+from .state import Objects, Restored, plain_config, restore
 from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ class Resumed:
     """What was resumed from, and where to go on. A fresh start has no `file`.
 
     `passed_over` pairs a newer file with the reason; `missing`, `unexpected`, `permuted` and `drift` are those of
-    `Restored`; `notes` are further things done or found, one sentence each.
+    `Restored`; `changed` is what was asked for otherwise than the file says, and which of the two is used; `notes` are
+    further things done or found, one sentence each.
     """
 
     file: CheckpointFile | None = None
@@ -51,18 +54,27 @@ class Resumed:
     unexpected: tuple[str, ...] = ()
     permuted: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    changed: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return everything that a person should read, the good news first."""
         lines = [f"passed over {name}: {why}" for name, why in self.passed_over]
-        lines += [f"{name}: not in the file, left as it is" for name in self.missing]
-        lines += [f"{name}: in the file, but nothing was handed over to take it" for name in self.unexpected]
+        other = " or ".join(self.unexpected)
+        cure = f"was it called {other}?" if other else "set it by hand if it should not"
+        lines += [
+            f"{name}: not in the file, left as it is, so it begins from its start; {cure}" for name in self.missing
+        ]
+        lines += [
+            f"{name}: in the file, but nothing was handed over to take it: the run goes on without, and the next save "
+            "drops it; hand it over by this name to keep it"
+            for name in self.unexpected
+        ]
         lines += [
             f"{name}: its parameters stand in another order; each got its own state by name" for name in self.permuted
         ]
         lines += [f"not bitwise from here: {why}" for why in self.drift]
-        return [str(self), *lines, *self.notes]
+        return [str(self), *lines, *table(self.changed), *self.notes]
 
     def __str__(self) -> str:
         if self.file is None:
@@ -70,10 +82,13 @@ class Resumed:
         return f"resumed from {self.file.path.name}: goes on at {self.position}; {self.best}"
 
 
-def resume_training(source: PathLike, objects: Objects, *, strict: bool = False) -> Resumed:
+def resume_training(
+    source: PathLike, objects: Objects, *, config: Mapping[str, Any] | None = None, strict: bool = False
+) -> Resumed:
     """Fill `objects` from a checkpoint: a file, or the newest sound one of a directory.
 
-    Everything is checked before anything is filled. Under `strict`, an error says why the run would not go on bitwise
+    Everything is checked before anything is filled. What the objects, and `config`, say otherwise than the file is in
+    `Resumed.changed`. Under `strict`, an error says why the run would not go on bitwise
     the same (another torch, another count of threads, …) instead of a line.
 
     Raises:
@@ -81,7 +96,7 @@ def resume_training(source: PathLike, objects: Objects, *, strict: bool = False)
         DamagedCheckpointError, UnsupportedCheckpointError: of a file asked for by name.
         MismatchError: the checkpoint of other objects.
     """
-    return bring_back(find(source), objects, strict=strict)
+    return bring_back(find(source), objects, config=config, strict=strict)
 
 
 def find(source: PathLike) -> Found:
@@ -121,12 +136,15 @@ def find(source: PathLike) -> Found:
     )
 
 
-def bring_back(found: Found, objects: Objects, *, strict: bool = False) -> Resumed:
+def bring_back(
+    found: Found, objects: Objects, *, config: Mapping[str, Any] | None = None, strict: bool = False
+) -> Resumed:
     """Fill `objects` from what `find` found.
 
     Raises:
         MismatchError: what does not fit, or, under `strict`, what drifted.
     """
+    asked, before = plain_config(config), settings_of(objects)
     try:
         restored: Restored = restore(found.checkpoint, objects, strict=strict)
     except CheckpointError as error:
@@ -140,6 +158,7 @@ def bring_back(found: Found, objects: Objects, *, strict: bool = False) -> Resum
         unexpected=restored.unexpected,
         permuted=restored.permuted,
         drift=restored.drift,
+        changed=find_changes(before, settings_of(objects), asked, found.checkpoint.get("config")),
         notes=_notes(found),
     )
     logger.info("%s", resumed)

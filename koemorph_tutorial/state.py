@@ -17,10 +17,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from .naming import describe_parameters, match_module, match_optimizer, plain_name, unnamed_parameters, unwrap
+from .kinds import kind_of_object, match_class
+from .naming import (
+    describe_parameters,
+    loaders_without_generator,
+    match_module,
+    match_optimizer,
+    plain_name,
+    unnamed_parameters,
+    unwrap,
+)
 from .plain import check_plain
-from .provenance import collect_metadata, find_drift
+from .provenance import collect_metadata, device_of, find_drift
 from .records import FORMAT_VERSION, Best, MismatchError, Position, UnsavableStateError, state_key
 from .rng import capture_rng, prepare_rng
 
@@ -68,6 +78,7 @@ def check_objects(objects: Objects) -> None:
             raise TypeError(
                 f"objects[{name!r}]: expected something with state_dict and load_state_dict, or a torch.Generator, "
                 f"found {'the class ' + item.__name__ if isinstance(item, type) else type(item).__name__}"
+                + ("; hand over ResumableLoader(loader), and iterate that" if isinstance(item, DataLoader) else "")
             )
 
 
@@ -110,7 +121,10 @@ def build(
         "best": asdict(best),
         "rng_state": random_states if rng_state is None else rng_state,
         "config": plain_config(config),
-        "metadata": collect_metadata(modules, training_time),
+        "metadata": {
+            **collect_metadata(modules, training_time),
+            "objects": {name: kind_of_object(unwrap(item)) for name, item in objects.items()},
+        },
     }
     prepare_rng(random_states)()
     return copying.deepcopy(checkpoint) if copy else checkpoint
@@ -132,13 +146,15 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
     unexpected = tuple(
         key.removesuffix("_state_dict") for key in checkpoint if key.endswith("_state_dict") and key not in known
     )
-    modules = {name for name, item in objects.items() if isinstance(item, nn.Module)}
-    if (modules and modules <= set(missing)) or len(missing) == len(objects):
+    modules = {name: item for name, item in objects.items() if isinstance(item, nn.Module)}
+    if (modules and modules.keys() <= set(missing)) or len(missing) == len(objects):
         found = ", ".join(unexpected) or "no state at all"
         raise MismatchError(f"expected the state of {', '.join(modules or missing)}, found {found}")
 
     described = checkpoint.get("optimizer_parameters", {})
-    drift = [*find_drift(checkpoint), *unnamed_parameters(described)]
+    kinds = checkpoint.get("metadata", {}).get("objects", {})
+    drift = [*find_drift(checkpoint, device_of(modules)), *unnamed_parameters(described)]
+    drift += loaders_without_generator(objects)
     sure: list[Callable[[], object]] = []
     unsure: list[tuple[str, Any, Callable[[], object]]] = []  # what only the object itself can check
     permuted: list[str] = []
@@ -150,7 +166,14 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
             continue
         if not isinstance(saved, Mapping):
             problems.append(f"{state_key(name)}: expected a dict, found {type(saved).__name__}")
-        elif isinstance(item, (nn.Module, torch.optim.Optimizer)):
+            continue
+        if isinstance(item, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+            problem, why = match_class(item, kinds.get(name), saved)
+            drift += [f"{name}: {why}"] if why else []
+            if problem:
+                problems.append(f"{name}: {problem}")
+                continue
+        if isinstance(item, (nn.Module, torch.optim.Optimizer)):
             if isinstance(item, nn.Module):
                 match = match_module(item, saved)
             else:
@@ -163,6 +186,8 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
             else:
                 unsure.append((name, item, match.fill))
         else:
+            if hasattr(type(item), "drift_from"):  # a ResumableLoader, or what else knows more than its state
+                drift += [f"{name}: {why}" for why in item.drift_from(saved)]  # type: ignore[attr-defined]
             unsure.append((name, item, partial(_load_into, item, dict(saved))))
     if problems:
         raise MismatchError("; ".join(problems))

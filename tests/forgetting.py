@@ -108,7 +108,7 @@ LOSSES: Mapping[tuple[str, str], Callable[[Checkpoint, Checkpoint], None]] = {
     ("loader", "generator_state"): _as_at_the_beginning("loader_state_dict", "generator_state"),
     ("loader", "batches"): _as_at_the_beginning("loader_state_dict", "batches"),
     ("best", "value"): _without("best"),
-    ("early_stopping", "value"): _without("early_stopping_state_dict"),
+    ("early_stopping", "count"): _without("early_stopping_state_dict"),
     ("ema", "0.weight"): _without("ema_state_dict"),
 }
 

@@ -75,13 +75,13 @@ def test_a_best_that_was_not_saved_is_found_again() -> None:
     assert certify_without(lambda: forgetting.lose_at_save(("best", "value"))).certified
 
 
-def assert_named(what: tuple[str, str], certificate: Certificate) -> None:
+def assert_named(what: tuple[str, str], certificate: Certificate, stop: Position = INSIDE) -> None:
     """Assert that the certificate says no, and that it is this that differed right after the resume."""
     component, leaf = what
     difference = certificate.first_difference
     assert not certificate.certified
     assert difference is not None, str(certificate)
-    assert "right after the resume at epoch 3, batch 2" == difference.when
+    assert f"right after the resume at epoch {stop.epoch}, batch {stop.batch}" == difference.when
     assert component == difference.component, str(difference)
     assert difference.leaf.startswith(leaf), str(difference)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
+import logging
+import math
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -20,11 +25,14 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    get_worker_info,
 )
 
+from koemorph_tutorial import loading
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.plain import check_plain
 from koemorph_tutorial.rng import capture_rng, restore_rng
+from tests.comparing import difference
 
 pytestmark = [
     # Python 3.12 and later warn of every fork of a process with threads, and loader workers are forked.
@@ -114,6 +122,15 @@ class Buffered(IterableDataset[torch.Tensor]):
         yield from buffer
 
 
+class Shared(Shuffled):
+    """A stream of which each worker reads its part, shuffled on its own."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = get_worker_info()
+        mine = range(self.count) if worker is None else range(worker.id, self.count, worker.num_workers)
+        yield from map(torch.tensor, random.sample(mine, len(mine)))
+
+
 Make = Callable[[int], DataLoader[Any]]
 MAKES: dict[str, Make] = {
     "shuffled": lambda workers: DataLoader(Numbers(), batch_size=2, shuffle=True, num_workers=workers),
@@ -124,6 +141,13 @@ MAKES: dict[str, Make] = {
         Numbers(11), batch_size=2, shuffle=True, drop_last=True, num_workers=workers
     ),
     "last batch short": lambda workers: DataLoader(Numbers(11), batch_size=2, shuffle=True, num_workers=workers),
+    "its sampler with its own generator": lambda workers: DataLoader(
+        Numbers(11),
+        batch_sampler=BatchSampler(
+            RandomSampler(range(11), generator=torch.Generator().manual_seed(6)), 2, drop_last=True
+        ),
+        num_workers=workers,
+    ),
     "sequential": lambda workers: DataLoader(Numbers(), batch_size=2, num_workers=workers),
     "weighted": lambda workers: DataLoader(
         Numbers(), batch_size=2, sampler=WeightedRandomSampler([1.0, 2.0, 3.0] * 4, 12), num_workers=workers
@@ -150,6 +174,7 @@ MAKES: dict[str, Make] = {
     "a stream": lambda workers: DataLoader(Shuffled(), batch_size=2, num_workers=workers),
     "a stream through a buffer": lambda workers: DataLoader(Buffered(), batch_size=2, num_workers=workers),
     "a stream without batches": lambda workers: DataLoader(Shuffled(6), batch_size=None, num_workers=workers),
+    "a stream shared by workers": lambda workers: DataLoader(Shared(20), batch_size=2, num_workers=workers),
 }
 Trail = list[tuple[int, Any, list[float]]]
 
@@ -233,10 +258,65 @@ def test_after_a_stop_at_any_batch_the_same_batches_and_random_numbers_come(name
     assert [] == differing(name, [(epoch, done) for epoch in (0, 1) for done in range(per_epoch + 1)])
 
 
-@pytest.mark.parametrize("name", ["shuffled", "a sampler that draws batch by batch", "a stream through a buffer"])
-def test_after_a_stop_the_same_batches_come_from_two_workers(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        ("shuffled", [(0, 1), (1, 5)]),
+        ("its sampler with its own generator", [(0, 5)]),  # after its last batch
+        ("last batch dropped", [(1, 0)]),
+        ("sequential", [(0, 4)]),
+        ("weighted", [(1, 3)]),
+        ("subset", [(0, 4)]),
+        ("with replacement", [(1, 1)]),
+        ("a sampler that draws batch by batch", [(0, 1), (1, 5)]),
+        ("a stream through a buffer", [(0, 1), (1, 5)]),
+        ("a stream shared by workers", [(0, 3), (1, 0), (1, 10)]),
+    ],
+)
+def test_after_a_stop_the_same_batches_come_from_two_workers(name: str, stops: list[tuple[int, int]]) -> None:
     """Though the workers were ahead of the batch that was stopped at."""
-    assert [] == differing(name, [(0, 1), (1, 5)], workers=2)
+    assert [] == differing(name, stops, workers=2)
+
+
+SAMPLERS: dict[str, Callable[[int], Any]] = {
+    "sequential": lambda count: SequentialSampler(range(count)),
+    "shuffled": lambda count: RandomSampler(range(count)),
+    "with its own generator": lambda count: RandomSampler(range(count), generator=torch.Generator().manual_seed(6)),
+    "with replacement": lambda count: RandomSampler(range(count), replacement=True, num_samples=count),
+    "weighted": lambda count: WeightedRandomSampler([1.0 + at % 3 for at in range(count)], count),
+    "subset": lambda count: SubsetRandomSampler(range(count)),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SAMPLERS)),
+    count=st.integers(1, 40),
+    size=st.integers(1, 8),
+    drop_last=st.booleans(),
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
+def test_going_on_is_as_if_there_had_been_no_stop(
+    name: str, count: int, size: int, drop_last: bool, seed: int, data: st.DataObject
+) -> None:
+    """Whatever the epoch and the stop: the batches, those of the next epoch, where every generator is at the end."""
+
+    def fresh() -> ResumableLoader[Any]:
+        seed_all()
+        torch.manual_seed(seed)
+        return ResumableLoader(DataLoader(Augmented(count), size, sampler=SAMPLERS[name](count), drop_last=drop_last))
+
+    batches = count // size if drop_last else math.ceil(count / size)
+    stop = data.draw(st.tuples(st.integers(0, 1), st.integers(0, batches)))
+    whole, _ = train(fresh())
+    at_the_end = capture_rng()
+    assert 2 * batches == len(whole)
+    before, state = train(fresh(), stop=stop)
+    random.seed(7)  # what the process drew before it resumed does not matter
+    after, _ = train(fresh(), state=state)
+    assert whole == before + after
+    assert "" == difference(at_the_end, capture_rng())
 
 
 @pytest.mark.parametrize("name", ["shuffled", "with replacement", "a sampler that draws batch by batch", "a stream"])
@@ -377,6 +457,93 @@ def test_what_was_done_is_not_loaded_again(name: str, samples: int) -> None:
     assert rest == wrapped.dataset.asked
 
 
+# ------------------------------------------------------------------------------------ what it costs to skip in a stream
+
+
+class Slow(IterableDataset[torch.Tensor]):
+    """A stream that takes its time, by a clock of its own."""
+
+    def __init__(self, count: int, clock: Clock, seconds: float = 0.0) -> None:
+        self.count, self.clock, self.seconds = count, clock, seconds
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for at in range(self.count):
+            self.clock.now += self.seconds
+            yield torch.tensor(at)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock that skipping looks at."""
+    clock = Clock()
+    monkeypatch.setattr(loading, "time", clock)
+    return clock
+
+
+def gone_on(dataset: IterableDataset[torch.Tensor], done: int) -> ResumableLoader[torch.Tensor]:
+    """Return a loader of single samples that goes on after so many."""
+    loader = ResumableLoader(DataLoader(dataset, batch_size=None))
+    loader.load_state_dict({**loader.state_dict(), "batches": done})
+    return loader
+
+
+def test_a_long_skip_in_a_stream_says_what_it_costs(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """After its first second how long it may take, and at the end how long it took."""
+    loader = gone_on(Slow(2000, clock, 1 / 64), 1200)
+    assert [1200, 1201] == [int(at) for at in itertools.islice(loader, 2)]
+    assert [
+        "ResumableLoader: an IterableDataset has no order to skip in: read 65 of 1,200 batches in 1.0 s, about 18 s "
+        "more until it goes on",
+        "ResumableLoader: read 1,200 batches in 18.8 s to go on: an IterableDataset has no order to skip in",
+    ] == caplog.messages
+    assert {logging.WARNING} == {record.levelno for record in caplog.records}
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 0), (8 / 64, 0), (9 / 64, 1), (10 / 64, 2), (5.0, 2)])
+def test_a_short_skip_is_nobodys_news(
+    clock: Clock, caplog: pytest.LogCaptureFixture, seconds: float, lines: int
+) -> None:
+    """Up to a second nothing; no forecast when all is read; and nothing of an epoch that is read from its start."""
+    loader = gone_on(Slow(12, clock, seconds), 8)
+    assert 4 == len(list(loader))
+    assert lines == len(caplog.messages)
+    assert 12 == len(list(loader))
+    assert lines == len(caplog.messages)
+
+
+def test_a_skip_that_the_sampler_makes_says_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is an order, nothing is read to go on."""
+    _, state = train(start("shuffled"), stop=(0, 4))
+    loader = start("shuffled")
+    loader.load_state_dict(state["loader"])
+    assert 2 == len(list(loader))
+    assert [] == caplog.messages
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_ends_before_its_batch_is_refused(clock: Clock, workers: int) -> None:
+    """Of other data; without a word the epoch would end at once, like a whole one. At its very end it may go on."""
+    message = (
+        "ResumableLoader: stopped after batch 1,200 of an IterableDataset, here it ends after 8; use the same data, or "
+        "go on from the end of an epoch"
+    )
+    loader = ResumableLoader(DataLoader(Shared(16), batch_size=2, num_workers=workers))
+    loader.load_state_dict({**loader.state_dict(), "batches": 1200})
+    with pytest.raises(RuntimeError, match=rf"^{re.escape(message)}$"):
+        next(iter(loader))
+    assert [] == list(gone_on(Slow(8, clock), 8))
+
+
 # ------------------------------------------------------------------------------------------------------------ the state
 
 
@@ -453,20 +620,51 @@ def test_inside_an_epoch_of_another_length_it_does_not_go_on(count: int, batch_s
     loader = ResumableLoader(DataLoader(Numbers(count), batch_size=batch_size, shuffle=True))
     before = str(loader.state_dict())
     message = (
-        f"stopped inside an epoch of 6 batches, here an epoch has {here}; use the same data and batch size, or go on "
-        "from the end of an epoch"
+        f"stopped inside an epoch of 6 batches of 2, here an epoch has {here} batches of {batch_size}; use the same "
+        "data and batch size, or go on from the end of an epoch"
     )
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
         loader.load_state_dict(state["loader"])
     assert before == str(loader.state_dict())
 
 
+def test_another_batch_size_is_noticed_where_by_chance_an_epoch_has_as_many_batches() -> None:
+    """11 samples in sixes are two batches, and so are they in tens."""
+    loader = ResumableLoader(DataLoader(Numbers(11), batch_size=6))
+    next(iter(loader))
+    message = "stopped inside an epoch of 2 batches of 6, here an epoch has 2 batches of 10; use the same data"
+    with pytest.raises(ValueError, match=message):
+        ResumableLoader(DataLoader(Numbers(11), batch_size=10)).load_state_dict(loader.state_dict())
+
+
 def test_between_epochs_the_length_may_change() -> None:
-    """More data from the next epoch on is nobody's mistake."""
+    """More data from the next epoch on is nobody's mistake; it is not bitwise the same, and that is said."""
     _, state = train(start("shuffled"), stop=(1, 0))
-    loader = ResumableLoader(DataLoader(Numbers(20), batch_size=2, shuffle=True))
+    loader = ResumableLoader(DataLoader(Numbers(20), batch_size=4, shuffle=True))
+    line = "an epoch had 6 batches of 2, here 5 batches of 4; use the same data and batch size to go on exactly"
+    assert [line] == loader.drift_from(state["loader"])
     loader.load_state_dict(state["loader"])
-    assert 10 == len(list(loader))
+    assert 5 == len(list(loader))
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_the_same_loader_has_not_drifted(name: str) -> None:
+    """Whatever its sampler, with a length or without; and a state of before the batch size was in it still loads."""
+    state = start(name).state_dict()
+    older = {key: value for key, value in state.items() if key != "batch_size"}
+    for each in (state, older):
+        assert [] == start(name).drift_from(each)
+        start(name).load_state_dict(each)
+        start(name).load_state_dict({**each, "batches": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("shuffled", 2), ("a stream", 2), ("no batches", None), ("a sampler that draws at once", None)],
+)
+def test_the_state_says_how_many_samples_make_a_batch(name: str, size: int | None) -> None:
+    """None where a batch sampler of somebody's own decides, or there are no batches."""
+    assert size == start(name).state_dict()["batch_size"]
 
 
 # -------------------------------------------------------------------------------------------------- what can be wrapped

@@ -153,9 +153,14 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(
     shutil.copytree(straight, tmp_path / "run")
     assert 0 == main(["train", "--resume", str(tmp_path / "run"), "training.epochs=10", "training.lr=0.1"])
     out = capsys.readouterr().out
-    assert "training.epochs: 9 in the file, 10 asked for; 10 is used" in out
-    assert "training.lr: 0.005 in the file, 0.1 asked for; the file's is used, with the optimizer's state" in out
-    assert 9 == load_checkpoint(tmp_path / "run/checkpoints/last_model.pth")["epoch"]
+    rows = [line.split(maxsplit=3) for line in out.splitlines()]
+    assert ["training.epochs", "9", "10", "what was asked for"] in rows
+    for name in ("training.lr", "optimizer.lr"):
+        assert [name, "0.005", "0.1", "the file's, with the state"] in rows
+    assert ["scheduler.T_max", "18", "20", "the file's, with the state"] in rows
+    last = load_checkpoint(tmp_path / "run/checkpoints/last_model.pth")
+    assert (9, 0.005, 10) == (last["epoch"], *(last["config"]["training"][name] for name in ("lr", "epochs")))
+    assert "  lr: 0.005\n" in (tmp_path / "run/config.yaml").read_text()
 
 
 def test_going_back_to_an_older_file_of_the_same_run(

@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from koemorph_tutorial.naming import Match, describe_parameters, match_optimizer, plain_name, unwrap
+from koemorph_tutorial.loading import ResumableLoader
+from koemorph_tutorial.naming import (
+    Match,
+    describe_parameters,
+    loaders_without_generator,
+    match_optimizer,
+    plain_name,
+    unwrap,
+)
 
 compiled = partial(torch.compile, backend="eager")  # wraps in the same way and brings no compiler
 Make = Callable[[nn.Module], torch.optim.Optimizer]
@@ -278,29 +287,48 @@ def regrouped(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([{"params": [w1, w2]}, {"params": [b1, b2]}], lr=0.1)
 
 
+def swapped(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([{"params": model.second.parameters()}, {"params": model.first.parameters()}], lr=0.1)
+
+
+FIRST = "model.first.weight (3, 3), model.first.bias (3,)"
+SECOND = "model.second.weight (3, 3), model.second.bias (3,)"
+CURE = "; give it the parameters it was saved with, grouped as then"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "width", "problems"),
     [
         (adamw, grouped, 3, ["expected 2 parameter groups, found 1 in the file; group them as they were"]),
         (grouped, adamw, 3, ["expected 1 parameter groups, found 2 in the file; group them as they were"]),
-        (adamw, only_first, 3, ["group 0: expected 2 parameters, found 4 in the file"]),
-        (only_first, adamw, 3, ["group 0: expected 4 parameters, found 2 in the file"]),
+        (adamw, only_first, 3, [f"group 0: 2 only in this group of the file: {SECOND}{CURE}"]),
+        (only_first, adamw, 3, [f"group 0: 2 not in the file: {SECOND}{CURE}"]),
         (
             only_first,
             only_second,
             3,
-            [
-                "group 0: not in the file: model.second.weight, model.second.bias; there instead: model.first.weight, "
-                "model.first.bias"
-            ],
+            [f"group 0: 2 not in the file: {SECOND}; 2 only in this group of the file: {FIRST}{CURE}"],
         ),
         (
             grouped,
             regrouped,
             3,
             [
-                "group 0: not in the file: model.second.weight; there instead: model.first.bias",
-                "group 1: not in the file: model.first.bias; there instead: model.second.weight",
+                "group 0: 1 in another group of the file: model.second.weight of its group 1; 1 only in this group of "
+                f"the file: model.first.bias (3,){CURE}",
+                "group 1: 1 in another group of the file: model.first.bias of its group 0; 1 only in this group of the "
+                f"file: model.second.weight (3, 3){CURE}",
+            ],
+        ),
+        (
+            grouped,
+            swapped,
+            3,
+            [
+                "group 0: 2 in another group of the file: model.second.bias of its group 1, model.second.weight of its "
+                f"group 1; 2 only in this group of the file: {FIRST}{CURE}",
+                "group 1: 2 in another group of the file: model.first.bias of its group 0, model.first.weight of its "
+                f"group 0; 2 only in this group of the file: {SECOND}{CURE}",
             ],
         ),
         (
@@ -308,7 +336,7 @@ def regrouped(model: nn.Module) -> torch.optim.Optimizer:
             backwards,
             4,
             [
-                "group 0: of another shape: model.second.weight (expected (3, 4), found (3, 3)), model.first.bias "
+                "group 0: 3 of another shape: model.second.weight (expected (3, 4), found (3, 3)), model.first.bias "
                 "(expected (4,), found (3,)), model.first.weight (expected (4, 3), found (3, 3))"
             ],
         ),
@@ -330,9 +358,9 @@ def test_at_most_five_names_are_listed() -> None:
     taking_over = torch.optim.SGD(new.parameters(), lr=0.1)
     (problem,) = match_optimizer("optimizer", taking_over, optimizer.state_dict(), described, {"new": new}).problems
     assert (
-        "group 0: not in the file: new.0.weight, new.0.bias, new.1.weight, new.1.bias, new.2.weight; there instead: "
-        "old.0.weight, old.0.bias, old.1.weight, old.1.bias, old.2.weight"
-    ) == problem
+        "group 0: 8 not in the file: new.0.weight (1, 1), new.0.bias (1,), new.1.weight (1, 1), new.1.bias (1,), "
+        "new.2.weight (1, 1) and 3 more; 8 only in this group of the file: old.0.weight (1, 1), "
+    ) == problem.partition("old.0.bias")[0]
 
 
 # ------------------------------------------------------------------------------------------------- without descriptions
@@ -345,7 +373,7 @@ def test_a_file_of_the_recipe_is_matched_by_order_and_by_the_shapes_of_the_momen
     match = matched(make, state, None)
     assert ([], False) == (match.problems, match.permuted)
     (problem,) = matched(make, state, None, net(4)).problems
-    assert problem.startswith("group 0: of another shape: model.first.weight (expected (4, 3), found (3, 3)), ")
+    assert problem.startswith("group 0: 3 of another shape: model.first.weight (expected (4, 3), found (3, 3)), ")
 
 
 def test_a_file_of_the_recipe_that_shows_no_shape_is_taken_by_order() -> None:
@@ -368,7 +396,7 @@ def test_parameters_of_no_module_are_matched_by_order_and_shape() -> None:
     other = torch.optim.SGD([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))], lr=0.1)
     assert [] == match_optimizer("optimizer", same, optimizer.state_dict(), described, {}).problems
     assert [
-        "group 0: of another shape: parameter 0 (expected (3,), found (2,)), parameter 1 (expected (2,), found (3,))"
+        "group 0: 2 of another shape: parameter 0 (expected (3,), found (2,)), parameter 1 (expected (2,), found (3,))"
     ] == (match_optimizer("optimizer", other, optimizer.state_dict(), described, {}).problems)
 
 
@@ -383,3 +411,43 @@ def test_lbfgs_in_another_order_is_refused() -> None:
     assert ["LBFGS keeps one history for all parameters: hand them over in the order in which it was saved"] == (
         match.problems
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- loaders
+
+
+def own() -> torch.Generator:
+    return torch.Generator()
+
+
+class Unknown:
+    """A batch sampler of somebody's own, that does not say where its random numbers come from."""
+
+    __len__ = None
+
+    def __iter__(self) -> Any:
+        return iter([[0]])
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (lambda: DataLoader(range(4), shuffle=True), True),
+        (lambda: DataLoader(range(4), shuffle=True, batch_size=None), True),
+        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4)), True),
+        (lambda: DataLoader(range(4), sampler=SubsetRandomSampler(range(2)), generator=own()), True),
+        (lambda: DataLoader(range(4), batch_sampler=BatchSampler(RandomSampler(range(4)), 2, False)), True),
+        (lambda: DataLoader(range(4), shuffle=True, generator=own()), False),
+        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4, generator=own())), False),
+        (lambda: DataLoader(range(4)), False),
+        (lambda: DataLoader(range(4), batch_sampler=Unknown()), False),
+        (lambda: ResumableLoader(DataLoader(range(4), shuffle=True)), False),
+    ],
+)
+def test_a_loader_that_shuffles_by_the_global_generator_is_told(loader: Callable[[], Any], said: bool) -> None:
+    """The consequence in one line, and what to do; a ResumableLoader has a generator of its own."""
+    line = (
+        "loader shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
+        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
+    )
+    assert [line] * said == loaders_without_generator({"model": net(), "loader": loader()})

@@ -182,18 +182,22 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
     return {"rng_state": {}, "metadata": {**here, **changes}}
 
 
+TORCH = f"saved with torch 1.13.1, here {torch.__version__}; install that one to go on exactly"
+RANKS = "saved with ranks 4, here 1; each rank sees other batches now; start 4 processes to go on exactly"
+
+
 @pytest.mark.parametrize(
     ("changes", "drift"),
     [
         ({}, ()),
         ({"hostname": "another", "git_commit": "0" * 40, "platform": "another"}, ()),
-        ({"pytorch_version": "1.13.1"}, (f"saved with torch 1.13.1, here {torch.__version__}",)),
-        ({"ranks": 4}, ("saved with ranks 4, here 1",)),
-        ({"cuda_devices": 2}, ("saved with CUDA devices 2, here 0",)),
+        ({"pytorch_version": "1.13.1"}, (TORCH,)),
+        ({"ranks": 4}, (RANKS,)),
         (
-            {"ranks": 4, "pytorch_version": "1.13.1"},
-            (f"saved with torch 1.13.1, here {torch.__version__}", "saved with ranks 4, here 1"),
+            {"cuda_devices": 2},
+            ("saved with CUDA devices 2, here 0; their random states stay as they are; show it 2 to go on exactly",),
         ),
+        ({"ranks": 4, "pytorch_version": "1.13.1"}, (TORCH, RANKS)),
     ],
 )
 def test_what_is_not_as_it_was_is_said_one_reason_each(changes: dict[str, Any], drift: tuple[str, ...]) -> None:
@@ -206,9 +210,27 @@ def test_a_thread_more_is_drift() -> None:
     then, threads = checkpoint(), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert (f"saved with threads {threads}, here {threads + 1}",) == find_drift(then)
+        cure = f"torch.set_num_threads({threads}) goes on exactly"
+        assert (f"saved with threads {threads}, here {threads + 1}; {cure}",) == find_drift(then)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("then", "here", "said"),
+    [
+        ("cuda:0 (NVIDIA H100)", "cpu", "saved on cuda:0 (NVIDIA H100), here on cpu, which rounds otherwise; "),
+        ("cpu", "cuda:0 (NVIDIA H100)", "saved on cpu, here on cuda:0 (NVIDIA H100), which rounds otherwise; "),
+        ("cuda:0 (NVIDIA A100)", "cuda:0 (NVIDIA H100)", "saved on cuda:0 (NVIDIA A100), here on cuda:0 (NVIDIA H100)"),
+        ("cuda:0 (NVIDIA H100)", "cuda:3 (NVIDIA H100)", ""),
+        ("cpu", "cpu", ""),
+    ],
+)
+def test_another_device_is_one_line(then: str, here: str, said: str) -> None:
+    """A file from a GPU on a CPU: how many GPUs there are follows from it, and is not said again."""
+    lines = find_drift(checkpoint(device=then, cuda_devices=1 if said else 0), here)
+    assert bool(said) == len(lines)
+    assert "".join(lines).startswith(said)
 
 
 @pytest.mark.parametrize(

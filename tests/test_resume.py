@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 from koemorph_tutorial import Best, Position, resume_training, save_checkpoint
 from koemorph_tutorial.records import (
@@ -99,9 +100,58 @@ def test_problems_are_seen_without_any_logging_set_up(tmp_path: Path, caplog: py
     save(tmp_path, 0)
     with caplog.at_level(logging.INFO):
         resume_training(tmp_path, {**objects(), "ema": nn.Linear(1, 1)})
-    assert [("INFO", "resumed from"), ("WARNING", "ema: not in the file, left as it is")] == [
+    said = "ema: not in the file, left as it is, so it begins from its start; set it by hand if it should not"
+    assert [("INFO", "resumed from"), ("WARNING", said)] == [
         (record.levelname, record.message[: 12 if record.levelname == "INFO" else None]) for record in caplog.records
     ]
+
+
+def test_names_on_one_side_only_say_what_that_means_and_what_to_do(tmp_path: Path) -> None:
+    """A scheduler that the file does not have, one that only the file has, and one that has another name there."""
+    items = objects()
+    lines = resume_training(save(tmp_path, 0), {**items, "scheduler": StepLR(items["optimizer"], 1)}).lines()
+    said = "scheduler: not in the file, left as it is, so it begins from its start; set it by hand if it should not"
+    assert said in lines
+
+    lines = resume_training(tmp_path, {"model": items["model"]}).lines()
+    assert (
+        "optimizer: in the file, but nothing was handed over to take it: the run goes on without, and the next save "
+        "drops it; hand it over by this name to keep it"
+    ) in lines
+
+    lines = resume_training(tmp_path, {"model": items["model"], "opt": items["optimizer"]}).lines()
+    assert "opt: not in the file, left as it is, so it begins from its start; was it called optimizer?" in lines
+
+
+def test_what_was_asked_for_otherwise_is_shown_as_a_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The optimizer's lr is the file's, though the config asks for another; the epochs are as asked for."""
+    checkpoint = build(
+        objects(),
+        epoch=0,
+        position=Position(epoch=1),
+        metrics={},
+        best=Best(),
+        run={"line": "a", "parent": None, "saves": 1},
+        config={"training": {"lr": 0.1, "epochs": 16}},
+    )
+    save_checkpoint(checkpoint, tmp_path / "last_model.pth")
+    items = slow()
+    resumed = resume_training(tmp_path, items, config={"training": {"lr": 0.001, "epochs": 20}})
+    assert [
+        "setting          in the file  asked for  used",
+        "optimizer.lr     0.1          0.001      the file's, with the state",
+        "training.epochs  16           20         what was asked for",
+        "training.lr      0.1          0.001      the file's, with the state",
+    ] == resumed.lines()[1:]
+    assert 0.1 == items["optimizer"].param_groups[0]["lr"]
+    assert resumed.lines()[1:] == [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert ["optimizer.lr"] == [change.name for change in resume_training(tmp_path, slow()).changed]
+    assert () == resume_training(tmp_path, objects()).changed
+
+
+def slow() -> dict[str, Any]:
+    model = nn.Linear(1, 1, bias=False)
+    return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.001)}
 
 
 def test_a_run_that_had_diverged_is_resumed_and_says_so(tmp_path: Path) -> None:
@@ -116,7 +166,8 @@ def test_strict_refuses_drift(tmp_path: Path) -> None:
     save(tmp_path, 0)
     torch.set_num_threads(2)
     try:
-        assert ("saved with threads 1, here 2",) == resume_training(tmp_path, objects()).drift
+        (line,) = resume_training(tmp_path, objects()).drift
+        assert "saved with threads 1, here 2; torch.set_num_threads(1) goes on exactly" == line
         with pytest.raises(MismatchError, match="not bitwise from here: saved with threads 1, here 2"):
             resume_training(tmp_path, objects(), strict=True)
     finally:
@@ -159,7 +210,7 @@ def test_the_recipes_optimizer_is_checked_by_shape(tmp_path: Path) -> None:
     optimizer.step()
     torch.save(recipe_checkpoint(1, optimizer_state_dict=optimizer.state_dict()), tmp_path / "last_model.pth")
     with pytest.raises(
-        MismatchError, match=r"optimizer: group 0: of another shape: .*expected \(1, 1\), found \(1, 4\)"
+        MismatchError, match=r"optimizer: group 0: 1 of another shape: .*expected \(1, 1\), found \(1, 4\)"
     ):
         resume_training(tmp_path / "last_model.pth", objects())
 

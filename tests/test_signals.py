@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from koemorph_tutorial import signals
+from koemorph_tutorial import list_checkpoints, signals
+from koemorph_tutorial.digests import file_content
 from koemorph_tutorial.signals import StopRequest
+from koemorph_tutorial.testing import children
+
+from . import stopping
+from .stopping import Moment
 
 USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
 
@@ -186,3 +191,62 @@ def test_a_signal_from_another_process_is_noted_during_a_write(tmp_path: Path) -
     child.wait()
     assert USR1 == request.received
     request.stop_listening()
+
+
+def moments_of_a_training(folder: Path) -> tuple[list[Moment], dict[str, dict[str, str]]]:
+    """Return the moments of the training of `stopping` that nobody stops, and what it leaves."""
+
+    def work() -> list[Moment]:
+        stopping.train(folder / "straight", moments := stopping.Moments())
+        return moments.seen
+
+    folder.mkdir(exist_ok=True)
+    ended = children.run(work, folder, timeout=60)
+    assert ended.error is None
+    return [tuple(moment) for moment in ended.result], contents(folder / "straight")
+
+
+def contents(folder: Path) -> dict[str, dict[str, str]]:
+    """Return what lies in a folder of checkpoints, leaf by leaf."""
+    return {path.name: file_content(path) for path in sorted(folder.iterdir()) if path.name != ".lock"}
+
+
+def spread(moments: list[Moment], count: int) -> list[Moment]:
+    """Choose moments from all three phases, evenly, the same each time."""
+    chosen = []
+    for number, phase in enumerate(("training", "validation", "saving")):
+        those = [moment for moment in moments if moment[0] == phase]
+        share = count // 3 + (number < count % 3)
+        chosen += [those[(2 * index + 1) * len(those) // (2 * share)] for index in range(share)]
+    return chosen
+
+
+def stopped_and_resumed(folder: Path, moment: Moment) -> tuple[str | None, bool, dict[str, dict[str, str]]]:
+    """Send SIGTERM at a moment, then resume; return how it ended, whether code after the loop ran, what is left."""
+    folder.mkdir()
+    run = folder / "run"
+    stopped = children.run(lambda: stopping.train(run, stopping.Moments(moment)), folder, timeout=60)
+    ran_on = (run / "after.txt").exists()
+    resumed = children.run(lambda: stopping.train(run, stopping.Moments()), folder, timeout=60)
+    assert resumed.error is None
+    return stopped.error, ran_on, contents(run)
+
+
+def test_a_stop_at_any_moment_leaves_a_run_that_resumes_bitwise(tmp_path: Path) -> None:
+    """In training, validation and saving: exit code 3, and what comes next is not run; then as if nothing had been."""
+    moments, expected = moments_of_a_training(tmp_path / "straight")
+    for number, moment in enumerate(spread(moments, 8)):
+        how, ran_on, found = stopped_and_resumed(tmp_path / str(number), moment)
+        assert ("exit code 3", False) == (how, ran_on), moment
+        assert expected == found, moment
+
+
+def test_validation_is_one_of_the_moments_that_are_tried(tmp_path: Path) -> None:
+    """A stop there is obeyed there, not an epoch later: nothing after it is trained or saved."""
+    moments, _ = moments_of_a_training(tmp_path / "straight")
+    moment = next(moment for moment in moments if moment[1] == "poll")
+    run = tmp_path / "run"
+    ended = children.run(lambda: stopping.train(run, stopping.Moments(moment)), tmp_path, timeout=60)
+    assert "exit code 3" == ended.error
+    newest = list_checkpoints(run)[0]
+    assert (0, 0, 6) == (newest.epoch, newest.position.epoch, newest.position.batch)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import random
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from koemorph_tutorial.loading import ResumableLoader
+from koemorph_tutorial.naming import match_optimizer
 from koemorph_tutorial.records import Best, MismatchError, Position
 from koemorph_tutorial.state import Stateful, build, check_objects, restore
 from tests.comparing import difference
@@ -237,6 +243,8 @@ def test_objects_are_checked_by_what_they_can_do() -> None:
         check_objects({})
     with pytest.raises(TypeError, match=r"objects\['scheduler'\]: .*, found NoneType"):
         check_objects({"scheduler": None})
+    with pytest.raises(TypeError, match=r"found DataLoader; hand over ResumableLoader\(loader\), and iterate that"):
+        check_objects({"loader": DataLoader(range(4))})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"objects\['model'\]: .*, found the class Linear"):
         check_objects({"model": nn.Linear})
 
@@ -376,3 +384,322 @@ def test_an_optimizer_of_somebodys_that_refuses_leaves_the_model_as_it_was() -> 
     with pytest.raises(MismatchError, match="optimizer: refused its state: RuntimeError: not mine"):
         restore(checkpoint, other)
     assert "" == difference(before, other["model"].state_dict())
+
+
+def test_the_file_says_of_which_class_each_object_was(tmp_path: Path) -> None:
+    """By its full name, as text, without what wraps it."""
+    items = {**objects(), "order": torch.Generator()}
+    items["model"] = torch.compile(items["model"], backend="eager")
+    assert {
+        "model": "torch.nn.modules.container.Sequential",
+        "optimizer": "torch.optim.adamw.AdamW",
+        "scheduler": "torch.optim.lr_scheduler.MultiStepLR",
+        "order": "torch._C.Generator",
+    } == through_a_file(checkpoint_of(items))["metadata"]["objects"]
+
+
+@pytest.mark.parametrize("says", [True, False])
+@pytest.mark.parametrize("name", ["optimizer", "scheduler"])
+def test_another_class_is_refused_and_nothing_is_changed(name: str, says: bool) -> None:
+    """Also of a file that holds no classes, where the settings tell; under another name it starts afresh."""
+    checkpoint = through_a_file(checkpoint_of(objects()))
+    if not says:
+        del checkpoint["metadata"]["objects"]
+    other = objects()
+    other["optimizer"] = torch.optim.SGD(other["model"].parameters(), lr=0.3, momentum=0.9)
+    if name == "scheduler":
+        other["optimizer"] = torch.optim.AdamW(other["model"].parameters(), lr=0.3)
+    other["scheduler"] = torch.optim.lr_scheduler.CosineAnnealingLR(other["optimizer"], 9)
+    nn.init.zeros_(other["model"][0].weight)
+    was = copy.deepcopy({name: item.state_dict() for name, item in other.items()})
+    expected, found = {"optimizer": ("SGD", "AdamW"), "scheduler": ("CosineAnnealingLR", "MultiStepLR")}[name]
+    found = found if says or name == "optimizer" else "another class"
+    with pytest.raises(MismatchError, match=f"{name}: expected the state of {expected}, found that of {found}; build"):
+        restore(checkpoint, other)
+    assert "" == difference(was, {name: item.state_dict() for name, item in other.items()})
+
+    renamed = {"model": other["model"], "sgd": other["optimizer"], "cosine": other["scheduler"]}
+    assert ("sgd", "cosine") == restore(checkpoint, renamed).missing
+    assert "" == difference(was["optimizer"], other["optimizer"].state_dict())
+
+
+def test_an_optimizer_that_is_made_from_the_one_in_the_file_is_filled_and_said() -> None:
+    """It may step in another way: drift, an error under strict."""
+
+    class Clipped(torch.optim.AdamW):
+        """Somebody's own."""
+
+    checkpoint, other = checkpoint_of(objects()), objects()
+    other["optimizer"] = Clipped(other["model"].parameters())
+    with pytest.raises(MismatchError, match="not bitwise from here: optimizer: saved by AdamW, here it is Clipped"):
+        restore(checkpoint, other, strict=True)
+    assert ("optimizer: saved by AdamW, here it is Clipped",) == restore(checkpoint, other).drift
+    assert 6 == len(other["optimizer"].state)
+
+
+def loader(batch_size: int) -> ResumableLoader[Any]:
+    return ResumableLoader(DataLoader(torch.arange(12), batch_size=batch_size, shuffle=True))
+
+
+def test_a_loader_of_another_batch_size_is_drift_between_epochs_and_refused_inside_one() -> None:
+    """What differs, and what to do; refused, everything is as it was."""
+    items: dict[str, Any] = {**objects(), "loader": loader(2)}
+    (line,) = restore(checkpoint_of(items), {**objects(), "loader": loader(4)}).drift
+    assert "loader: an epoch had 6 batches of 2, here 3 batches of 4; use the same data and batch size to go" in line
+
+    next(iter(items["loader"]))
+    other: dict[str, Any] = {**objects(), "loader": loader(4)}
+    nn.init.zeros_(other["model"][0].weight)
+    was = copy.deepcopy({name: item.state_dict() for name, item in other.items()})
+    message = "loader: refused its state: ValueError: stopped inside an epoch of 6 batches of 2, here an epoch has 3"
+    with pytest.raises(MismatchError, match=message):
+        restore(checkpoint_of(items), other)
+    assert "" == difference(was, {name: item.state_dict() for name, item in other.items()})
+
+
+def test_a_loader_with_a_state_and_without_a_generator_is_drift() -> None:
+    """As torchdata's may be: the consequence in one line."""
+
+    class Stateful(DataLoader[Any]):
+        def state_dict(self) -> dict[str, Any]:
+            return {"batches": 0}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    items: dict[str, Any] = {**objects(), "loader": Stateful(range(4), shuffle=True)}  # type: ignore[arg-type]
+    (line,) = restore(checkpoint_of(items), items).drift
+    assert line.startswith("loader shuffles by torch's global random numbers: whatever else draws from them changes ")
+
+
+def test_a_file_of_a_gpu_on_a_cpu_is_drift() -> None:
+    """One line, and the random states of the GPU are left."""
+    checkpoint = checkpoint_of(objects())
+    checkpoint["metadata"] |= {"device": "cuda:0 (NVIDIA H100)", "cuda_devices": 1}
+    (line,) = restore(checkpoint, objects()).drift
+    assert "saved on cuda:0 (NVIDIA H100), here on cpu, which rounds otherwise; go on there to be exact" == line
+
+
+# ----------------------------------------------------------------------------------------------- optimizers, as a table
+
+
+class Pair(nn.Module):
+    """Two layers of one shape, in two groups: a mistake is silent unless names are looked at."""
+
+    def __init__(self, *, width: int = 3, second: str = "second") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(3, 3)
+        self.add_module(second, nn.Linear(3, 3))
+        if width != 3:
+            self.first = nn.Linear(3, 3, bias=False)
+            self.first.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x = torch.tanh(nn.functional.linear(x, layer.weight, layer.bias))
+        return x
+
+
+Groups = list[list[nn.Parameter]]
+Make = Callable[..., torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "SGD with momentum": partial(torch.optim.SGD, momentum=0.9),
+    "AdamW": torch.optim.AdamW,
+    "Adam(amsgrad)": partial(torch.optim.Adam, amsgrad=True),
+}
+
+
+def two_groups(model: nn.Module) -> Groups:
+    first, second = ([layer.weight, layer.bias] for layer in model.children())
+    return [first, second]
+
+
+def in_another_order(model: nn.Module) -> Groups:
+    return [group[::-1] for group in two_groups(model)]
+
+
+def moved(model: nn.Module) -> Groups:
+    (w1, b1), (w2, b2) = two_groups(model)
+    return [[w1, w2], [b1, b2]]
+
+
+def swapped(model: nn.Module) -> Groups:
+    return two_groups(model)[::-1]
+
+
+def one_less(model: nn.Module) -> Groups:
+    (w1, b1), (w2, _) = two_groups(model)
+    return [[w1, b1], [w2]]
+
+
+def pair(make: Make, groups: Callable[[nn.Module], Groups], model: nn.Module | None = None) -> dict[str, Any]:
+    model = Pair() if model is None else model
+    first, second = groups(model)
+    return {"model": model, "optimizer": make([{"params": first, "lr": 0.02}, {"params": second}], lr=0.05)}
+
+
+def learn(items: dict[str, Any], steps: range) -> None:
+    """Take steps that depend on their number alone."""
+    for step in steps:
+        items["optimizer"].zero_grad()
+        items["model"](torch.linspace(-1, 1, 12).reshape(4, 3) * (step + 1)).square().sum().backward()
+        items["optimizer"].step()
+
+
+def through_a_file(checkpoint: dict[str, Any]) -> Any:
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def go_on(straight: dict[str, Any], resumed: dict[str, Any]) -> str:
+    """Train one step more on both; return the first bit in which weights or moments differ, found by name."""
+    for items in (straight, resumed):
+        learn(items, range(3, 4))
+
+    def everything(items: dict[str, Any]) -> dict[str, Any]:
+        state, names = items["optimizer"].state, build(items, **NOTHING)["optimizer_parameters"]["optimizer"]
+        live = [parameter for group in items["optimizer"].param_groups for parameter in group["params"]]
+        described = [entry["name"] for group in names for entry in group]
+        moments = {name: dict(state[parameter]) for name, parameter in zip(described, live, strict=True)}
+        return {"model": checkpoint_of(items)["model_state_dict"], "moments": dict(sorted(moments.items()))}
+
+    return difference(everything(straight), everything(resumed))
+
+
+NOTHING: dict[str, Any] = {"epoch": 0, "position": Position(), "metrics": {}, "best": Best(), "run": {}}
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in OPTIMIZERS.items()])
+@pytest.mark.parametrize(
+    ("before", "after", "permuted"),
+    [
+        pytest.param(two_groups, two_groups, (), id="same order"),
+        pytest.param(two_groups, in_another_order, ("optimizer",), id="permuted"),
+        pytest.param(in_another_order, two_groups, ("optimizer",), id="permuted, the other way"),
+        pytest.param(moved, moved, (), id="other groups, the same ones"),
+    ],
+)
+def test_every_parameter_goes_on_with_its_own_moments(
+    make: Make, before: Callable[[nn.Module], Groups], after: Callable[[nn.Module], Groups], permuted: tuple[str, ...]
+) -> None:
+    """Bitwise, one more step included; that they stood in another order is said."""
+    straight = pair(make, before)
+    learn(straight, range(3))
+    checkpoint = through_a_file(checkpoint_of(straight))
+    resumed = pair(make, after)
+    assert permuted == restore(checkpoint, resumed).permuted
+    assert "" == go_on(straight, resumed)
+
+
+REFUSED = [
+    pytest.param(
+        two_groups,
+        partial(Pair, second="head"),
+        two_groups,
+        "group 1: 2 not in the file: model.head.weight (3, 3), model.head.bias (3,); 2 only in this group of the file: "
+        "model.second.weight (3, 3), model.second.bias (3,); give it the parameters it was saved with, grouped as then",
+        id="missing name",
+    ),
+    pytest.param(
+        two_groups,
+        Pair,
+        one_less,
+        "group 1: 1 only in this group of the file: model.second.bias (3,); give it the parameters it was saved with",
+        id="missing here",
+    ),
+    pytest.param(
+        one_less, Pair, two_groups, "group 1: 1 not in the file: model.second.bias (3,); give it", id="missing there"
+    ),
+    pytest.param(
+        two_groups,
+        partial(Pair, width=1),
+        two_groups,
+        "group 0: 1 of another shape: model.first.bias (expected (1,), found (3,))",
+        id="other shape",
+    ),
+    # Its settings (lr, weight decay) stayed with the group that it left: which ones are meant nobody knows.
+    pytest.param(
+        two_groups,
+        Pair,
+        moved,
+        "group 0: 1 in another group of the file: model.second.weight of its group 1; 1 only in this group of the "
+        "file: model.first.bias (3,); give it",
+        id="moved between groups",
+    ),
+    # A scheduler counts the groups: its state would go on with the other one's.
+    pytest.param(
+        two_groups,
+        Pair,
+        swapped,
+        "group 0: 2 in another group of the file: model.second.bias of its group 1, model.second.weight of its group 1",
+        id="groups swapped",
+    ),
+]
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in OPTIMIZERS.items()])
+@pytest.mark.parametrize(("before", "model", "after", "said"), REFUSED)
+def test_moments_without_their_parameter_are_refused_by_name(
+    make: Make,
+    before: Callable[[nn.Module], Groups],
+    model: Callable[[], nn.Module],
+    after: Callable[[nn.Module], Groups],
+    said: str,
+) -> None:
+    """A list of what is where, and nothing was changed; where the model is another one, that is what is said."""
+    stopped = pair(make, before)
+    learn(stopped, range(3))
+    checkpoint = through_a_file(checkpoint_of(stopped))
+    other = pair(make, after, model())
+    learn(other, range(1))
+    described = checkpoint["optimizer_parameters"]["optimizer"]
+    match = match_optimizer("optimizer", other["optimizer"], checkpoint["optimizer_state_dict"], described, other)
+    assert match.problems[0].startswith(said)
+
+    was = copy.deepcopy({name: item.state_dict() for name, item in other.items()})
+    random_before = torch.get_rng_state()
+    parameter = "first.bias" if "shape" in said else "head.weight" if "head" in said else "model.second."
+    with pytest.raises(MismatchError, match=parameter):
+        restore(checkpoint, other)
+    assert "" == difference(was, {name: item.state_dict() for name, item in other.items()})
+    assert random_before.equal(torch.get_rng_state())
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    """Be a group of one process, as `torchrun --nproc-per-node 1` is."""
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
+    "plain": lambda model: model,
+    "compiled": partial(torch.compile, backend="eager"),  # wraps in the same way and brings no compiler
+    "DDP": nn.parallel.DistributedDataParallel,
+    "DDP of compiled": lambda model: nn.parallel.DistributedDataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in OPTIMIZERS.items()])
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [(a, b) for wrapper in list(WRAPPERS)[1:] for a, b in ((wrapper, "plain"), ("plain", wrapper))],
+)
+def test_a_wrapper_on_one_side_only_does_not_matter(make: Make, there: str, here: str) -> None:
+    """Saved with it and resumed without, or the other way: bitwise, and nothing to say."""
+
+    def wrapped(how: str) -> dict[str, Any]:
+        items = pair(make, two_groups)
+        return {**items, "model": WRAPPERS[how](items["model"])}
+
+    straight, resumed = wrapped(there), wrapped(here)
+    learn(straight, range(3))
+    restored = restore(through_a_file(checkpoint_of(straight)), resumed)
+    assert ((), (), ()) == (restored.permuted, restored.drift, restored.missing)
+    assert "" == go_on(straight, resumed)

@@ -443,13 +443,15 @@ def _choose(reference: _Trail) -> list[Position]:
     if not ends:
         raise CertificateError("no epoch of the training ended, so there is no place to stop")
     stops = [ends[max(len(ends) // 3 - 1, 0)]]
-    watched = {event.name for event in reference.events if event.number} & set(reference.components)
-    index = (2 * len(ends)) // 3
-    if watched and 0 < index < len(ends):
-        batches = ends[index].global_step - ends[index - 1].global_step
-        if batches > 1:
-            start = ends[index - 1]
-            stops.append(Position(epoch=start.epoch, batch=batches // 2, global_step=start.global_step + batches // 2))
+    first = ends[max(2 * len(ends) // 3 - 1, 0)]
+    inside = [
+        event.position
+        for event in reference.events
+        if event.name in reference.components and event.position.epoch == first.epoch and event.position.batch
+    ]
+    if inside and len(ends) > 1:
+        places = sorted({place.batch: place for place in inside}.items())
+        stops.append(places[(len(places) - 1) // 2][1])
     return stops
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +11,8 @@ from typing import Any
 from koemorph_tutorial.directory import is_used
 from koemorph_tutorial.records import CheckpointNotFoundError, UsedDirectoryError
 from koemorph_tutorial.resume import find
-from koemorph_tutorial.training.config import to_plain
-from koemorph_tutorial.training.settings import Config
 
 OUTPUTS = Path("outputs")
-# Restored with the optimizer and the scheduler: what is asked for at a resume comes too late.
-_IN_A_STATE = ("training.lr", "training.weight_decay")
 CHECKPOINTS = "checkpoints"
 
 
@@ -87,25 +83,6 @@ def find_run(resume: str, run_dir: Path | None, outputs: Path = OUTPUTS) -> RunT
         source="auto" if in_place and path.is_dir() else found.file.path,
         config=found.checkpoint.get("config", {}),
     )
-
-
-def changed_settings(config: Config, stored: Mapping[str, Any]) -> list[str]:
-    """Return a line per setting that is not as it was when the checkpoint was saved, and which of the two is used."""
-    before = dict(_flat(stored))
-    return [
-        f"{key}: {before[key]} in the file, {value} asked for; "
-        + ("the file's is used, with the optimizer's state" if key in _IN_A_STATE else f"{value} is used")
-        for key, value in _flat(to_plain(config))
-        if key in before and before[key] != value
-    ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _youngest(outputs: Path) -> Path:

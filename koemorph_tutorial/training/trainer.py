@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from koemorph_tutorial.drift import Change, config_in_use
 from koemorph_tutorial.durable import refusals_named, sweep, sync_directory, write_file
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.manager import CheckpointManager
 from koemorph_tutorial.records import Best
 from koemorph_tutorial.resume import Resumed
 from koemorph_tutorial.save_policy import Decision
-from koemorph_tutorial.training.config import to_plain, to_yaml
+from koemorph_tutorial.training.config import load_config, to_plain, to_yaml
 from koemorph_tutorial.training.dataset import Split, augment, make_split
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 from koemorph_tutorial.training.runs import CHECKPOINTS
@@ -174,7 +175,7 @@ class KoeMorphTrainer:
             epochs = checkpoints.epochs(checkpoints.position.epoch if finished else settings.epochs, resume=False)
             sweep(self.run_dir)  # nobody else writes config.yaml while the checkpoints are ours
             if not finished:
-                self._write_config()
+                self._write_config(resumed.changed if resumed else ())
             for epoch in epochs:
                 epoch_began = time.monotonic()
                 self._train_epoch(checkpoints)
@@ -226,9 +227,10 @@ class KoeMorphTrainer:
             self.train_loss.add(loss.item(), count=len(audio))
             checkpoints.step()
 
-    def _write_config(self) -> None:
+    def _write_config(self, changed: Sequence[Change]) -> None:
         """Put the settings beside the checkpoints, for people: a resume takes those in the checkpoint."""
-        path, text = self.run_dir / "config.yaml", to_yaml(self.config).encode()
+        used = load_config([], base=config_in_use(to_plain(self.config), changed))
+        path, text = self.run_dir / "config.yaml", to_yaml(used).encode()
         with refusals_named(path):
             write_file(path, lambda file: file.write(text))
             sync_directory(self.run_dir)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import peers
 from measuring import Row, medians, process
+from resuming import bookkeeping, going_on
 from saving import loading, memory, saving
 from training import file_of_200_mb
 
@@ -88,6 +89,8 @@ ROWS: list[Callable[[], Iterable[Row]]] = [
     saving,
     memory,
     loading,
+    bookkeeping,
+    going_on,
 ]
 
 
