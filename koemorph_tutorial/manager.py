@@ -7,23 +7,21 @@ import operator
 import os
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
-from weakref import WeakValueDictionary
 
 from . import recording
 from .commit import Commits, Saved
 from .cut import remove_cut
 from .directory import go_on, is_home, is_used, new_line
 from .drift import config_in_use
-from .durable import prepare_directory, refusals_named, remove_directories, sweep
+from .durable import refusals_named
 from .loading import ResumableLoader
-from .lock import LOCK_NAME, Hold, hold
 from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
@@ -44,10 +42,9 @@ from .save_policy import Decision, decide
 from .signals import StopRequest
 from .state import Objects, build, check_objects, plain_config
 from .storage import PathLike, list_checkpoints
+from .tenancy import Tenancy
 
 logger = logging.getLogger(__name__)
-
-_MANAGERS: WeakValueDictionary[str, CheckpointManager] = WeakValueDictionary()  # by directory; one writes at a time
 
 
 class CheckpointManager:
@@ -97,6 +94,8 @@ class CheckpointManager:
         self._progress = Progress(loaders)
         self._stop = StopRequest(signals)
         self._stop_obeyed = False
+        weakref.finalize(self, self._stop.stop_listening).atexit = False  # of one that nobody closed
+        self._tenancy = Tenancy(self.directory, on_leave=self._stop.stop_listening)
         self._recorder = recording.current()
         if self._recorder is not None:
             for name, loader in loaders.items():
@@ -116,9 +115,7 @@ class CheckpointManager:
         self._warned = False
         self._started = time.monotonic()
         self._trained_before = 0.0  # seconds, in the processes before this one
-        self._hold: Hold | None = None  # of the directory, once the run has begun
         self._error: Exception | None = None
-        self._closed = False
 
     @property
     def best(self) -> Best:
@@ -147,10 +144,10 @@ class CheckpointManager:
             CheckpointError: as `resume_training`; also inside an epoch without the `ResumableLoader` that was saved.
             DirectoryLockedError: another process writes into the directory.
         """
-        self._check_open()
+        self._tenancy.check()
         if self._commits.run is not None:
             raise RuntimeError("resume: this manager has begun already; make a new one to go on from another file")
-        with self._alone():
+        with self._tenancy.begin():
             return self._resume(source, strict)
 
     def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
@@ -164,7 +161,7 @@ class CheckpointManager:
         self._check_inside_epoch(found)
         resumed = bring_back(found, self._objects, config=self._config, strict=strict)
         self._config = config_in_use(self._config, resumed.changed)
-        self._take_over()
+        self._tenancy.take_over()
         best, notes = resumed.best, list(resumed.notes)
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
             notes.append(f"the file's {best} does not count: {self.settings.monitor} is watched now")
@@ -193,7 +190,7 @@ class CheckpointManager:
             DirectoryLockedError: another process writes into the directory.
             CheckpointWriteError: there is no room for what the run will hold.
         """
-        self._check_open()
+        self._tenancy.check()
         total = operator.index(total)
         if total < 0:
             raise ValueError(f"epochs: expected a whole number from 0, found {total}")
@@ -212,7 +209,7 @@ class CheckpointManager:
         finished, ended_before, mark = False, progress.ended, None
         try:
             while progress.position.epoch < total:
-                self._check_open()
+                self._tenancy.check()
                 ended_before, progress.ended = progress.ended, False
                 mark = fingerprint(self._objects)
                 yield progress.position.epoch
@@ -220,10 +217,10 @@ class CheckpointManager:
                     self.save({})
             finished = True
         finally:
-            left = not finished and not self._closed and self._unfinished
+            left = not finished and not self._tenancy.left and self._unfinished
             if left and not progress.ended and mark == fingerprint(self._objects):
                 progress.ended = ended_before  # zip() and the like ask for one epoch more than they hand out
-            if not self._closed and (finished or self._unfinished):
+            if not self._tenancy.left and (finished or self._unfinished):
                 try:
                     self._finish()
                 except Exception as error:
@@ -244,7 +241,7 @@ class CheckpointManager:
             RuntimeError: after `save` in the same epoch. StopTraining: a stop was asked for, and ``last_model.pth`` is
                 saved.
         """
-        self._check_open()
+        self._tenancy.check()
         if self._driven and self._progress.ended:
             raise RuntimeError("step: this epoch has ended with save; call step before it")
         steps = self._progress.count_batch()
@@ -263,7 +260,7 @@ class CheckpointManager:
         Raises:
             StopTraining: a stop was asked for, and ``last_model.pth`` is saved.
         """
-        self._check_open()
+        self._tenancy.check()
         if self.stop_requested and self._driven:
             rng_state = self._progress.only_validation_is_left()
             if rng_state is not None:
@@ -297,7 +294,7 @@ class CheckpointManager:
                 nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. StopTraining: a
                 stop was asked for, and the end of this epoch is saved.
         """
-        self._check_open()
+        self._tenancy.check()
         if self._driven and (epoch is not None or global_step is not None):
             raise TypeError("save: epochs() counts epoch and global_step; leave them out")
         if self._driven and self._progress.ended:
@@ -348,13 +345,13 @@ class CheckpointManager:
                 logger.error("%s", failure)  # the exception that is under way must not be hidden by it
 
     def _close(self, *, clean: bool) -> None:
-        if self._closed:
+        if self._tenancy.left:
             return
         try:
             if self._error is None and self._unfinished and (self._driven or clean):
                 self._finish()
         finally:
-            self._let_go()
+            self._tenancy.leave()
         if self._error is not None:
             raise self._error
         if clean and self.stop_requested and not self._stop_obeyed:  # what comes after the run is to be stopped as well
@@ -364,8 +361,7 @@ class CheckpointManager:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
         if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
-        if self._hold is not None:
-            self._hold.check()
+        self._tenancy.check_hold()
         self._unfinished = False
         ended = self.position.epoch - 1
         decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
@@ -427,43 +423,10 @@ class CheckpointManager:
                 self.settings.monitor,
             )
 
-    def _take_over(self) -> None:
-        """Close an older manager of this process on the same directory: a notebook's cell that was run twice."""
-        key = os.path.realpath(self.directory)
-        older = _MANAGERS.get(key)
-        if older is not None and older is not self:
-            older._let_go()
-        _MANAGERS[key] = self
-
-    def _let_go(self) -> None:
-        self._closed = True
-        self._stop.stop_listening()
-        if self._hold is not None:
-            self._hold.release()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Be the only process that writes here while a run begins, and keep it so if it did begin."""
-        made = prepare_directory(self.directory)
-        mine = None
-        try:
-            mine = hold(self.directory)
-            sweep(self.directory)
-            yield
-        except BaseException:
-            with suppress(OSError):
-                if mine is not None and made and os.listdir(self.directory) == [LOCK_NAME]:  # nothing was begun
-                    os.unlink(self.directory / LOCK_NAME)
-            remove_directories(made)
-            if mine is not None:
-                mine.release()
-            raise
-        self._hold = mine
-
     def _begin_run(self) -> None:
         if self._commits.run is not None:
             return
-        with self._alone():
+        with self._tenancy.begin():
             if is_used(self.directory):
                 raise self._used("for a fresh start")
             self._begin()
@@ -471,7 +434,7 @@ class CheckpointManager:
     def _begin(self) -> None:
         with refusals_named(self.directory):
             remove_cut(self.directory)  # of a run whose files somebody has moved away
-        self._take_over()
+        self._tenancy.take_over()
         self._commits.begin(new_line())
 
     def _check_room(self, contents: int) -> None:
@@ -490,9 +453,3 @@ class CheckpointManager:
                 f"{found.file.path}: it was saved inside {position}; to go on there hand over the ResumableLoader "
                 "under the name it was saved with, or resume from the end of an epoch"
             )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("this CheckpointManager is closed, or a newer one took its directory over; use that one")
-        if self._hold is not None:
-            self._hold.check()

@@ -47,6 +47,8 @@ class StopRequest:
         if self._process != os.getpid():
             return
         self._process = 0
+        if threading.current_thread() is not threading.main_thread():
+            return  # nobody can put them back from here; ours passes everything on from now
         for number, earlier in self._earlier.items():
             if signal.getsignal(number) == self._handle:
                 # None: a handler that was not Python's, which nobody can put back from here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from koemorph_tutorial import list_checkpoints, signals
+from koemorph_tutorial import CheckpointManager, list_checkpoints, signals
 from koemorph_tutorial.digests import file_content
 from koemorph_tutorial.signals import StopRequest
 from koemorph_tutorial.testing import children
@@ -27,6 +29,7 @@ USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back() -> object:
     before = {number: signal.getsignal(number) for number in (USR1, USR2, signal.SIGINT, signal.SIGTERM)}
+    signal.signal(USR1, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -160,6 +163,17 @@ def test_outside_the_main_thread_nobody_listens() -> None:
     thread.join()
     assert before == signal.getsignal(USR1)
     request.stop_listening()
+
+
+def test_a_manager_that_is_dropped_without_a_close_listens_no_more(tmp_path: Path) -> None:
+    """A cell that failed leaves no process behind that cannot be asked to end."""
+    manager = CheckpointManager(tmp_path, {"model": torch.nn.Linear(1, 1)}, signals=[USR1])
+    epochs = manager.epochs(2)
+    next(epochs)
+    assert signal.SIG_DFL != signal.getsignal(USR1)
+    del manager, epochs
+    gc.collect()
+    assert signal.SIG_DFL == signal.getsignal(USR1)
 
 
 def test_listening_twice_is_listening_once() -> None:

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +30,13 @@ from koemorph_tutorial.records import Position
 
 from . import children
 from .children import Ended
+from .trails import Difference, Trail, against, where
 
 Loop = Callable[[Path, Recorder], None]
 
 
 class CertificateError(ValueError):
     """A training that cannot be certified or refused: it fails without any stop, or nothing of it was recorded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The first thing that was not the same: `leaf` of `component`, and `when`; a component is an object, say."""
-
-    component: str
-    leaf: str
-    position: Position
-    when: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        what = f"{self.component}.{self.leaf}" if self.leaf else self.component
-        return f"{self.when}: {what}: expected {self.expected}, found {self.found}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +57,9 @@ class Resumption:
         return self.killed and self.resumed_at is not None and self.difference is None and not self.error
 
     def __str__(self) -> str:
-        start = f"killed at {_where(self.stop)}"
+        start = f"killed at {where(self.stop)}"
         if self.resumed_at is not None:
-            start += f", resumed at {_where(self.resumed_at)}"
+            start += f", resumed at {where(self.resumed_at)}"
         if self.certified:
             return f"{start}: {self.moments} moments and {self.batches} batches compared, bitwise equal"
         return f"{start}: " + (f"differs {self.difference}" if self.difference else self.error)
@@ -216,10 +201,12 @@ def _certify(
         raise CertificateError("stops: expected at least one position, found none")
     with tempfile.TemporaryDirectory(prefix="koemorph-certify-", ignore_cleanup_errors=True) as temporary:
         folder = Path(workdir or temporary).absolute()
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CertificateError(f"{folder}: expected an empty folder to work in, found files; name another one")
         straight = _in_folder(run, folder / "straight", "straight", None, False)
         if straight.error or straight.killed or straight.timed_out:
             raise CertificateError(f"the training fails without any stop: {_why(straight, timeout)}")
-        reference = _Trail(folder / "straight" / "straight.jsonl")
+        reference = Trail(folder / "straight" / "straight.jsonl")
         idle = reference.idle()
         reference.leave_out(idle)
         if not reference.moments:
@@ -234,7 +221,7 @@ def _certify(
                 place = folder / f"stop-{index}"
                 stopped = _in_folder(run, place, "stopped", chosen[index], False)
                 resumed = _in_folder(run, place, "resumed", None, True) if stopped.killed else Ended()
-                yield [index, _ended(stopped, timeout), _ended(resumed, timeout), stopped.killed]
+                yield [index, "" if stopped.killed else _why(stopped, timeout), _why(resumed, timeout), stopped.killed]
 
         trials: dict[int, Resumption] = {}
         problem = ""
@@ -245,10 +232,10 @@ def _certify(
                 reason = stopped or "the training ended before that"
                 trials[index] = Resumption(stop=chosen[index], error=f"this stop was never reached: {reason}")
                 continue
-            before, after = _Trail(place / "stopped.jsonl"), _Trail(place / "resumed.jsonl")
+            before, after = Trail(place / "stopped.jsonl"), Trail(place / "resumed.jsonl")
             before.leave_out(idle)
             after.leave_out(idle)
-            apart = reference.compare(before, _undisturbed).difference
+            apart = reference.compare(before, resumed=False).difference
             if apart is not None:
                 problem = (
                     f"two runs that nobody has stopped yet differ {apart}; seed random, numpy and torch, and keep "
@@ -263,11 +250,11 @@ def _certify(
         )
 
 
-def _compared(trial: Resumption, reference: _Trail, before: _Trail, after: _Trail) -> Resumption:
+def _compared(trial: Resumption, reference: Trail, before: Trail, after: Trail) -> Resumption:
     if not after.moments:
         return Resumption(stop=trial.stop, killed=True, error=trial.error or "the resumed run recorded nothing")
     first = after.moments[0]
-    compared = _against(reference, before).compare(after, _resumed)
+    compared = against(reference, before).compare(after, resumed=True)
     difference = compared.difference
     if difference is None and not trial.error and after.last != reference.last:
         difference = Difference(
@@ -275,8 +262,8 @@ def _compared(trial: Resumption, reference: _Trail, before: _Trail, after: _Trai
             leaf="",
             position=after.last,
             when="at its end",
-            expected=_where(reference.last),
-            found=_where(after.last),
+            expected=where(reference.last),
+            found=where(after.last),
         )
     return Resumption(
         stop=trial.stop,
@@ -289,155 +276,7 @@ def _compared(trial: Resumption, reference: _Trail, before: _Trail, after: _Trai
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Moment:
-    """What a run was made of at a position: per component, per leaf, a text. Or the batch that a loader handed out."""
-
-    name: str  # begin, inside, end; or of a batch its loader and number since the position
-    position: Position
-    components: Mapping[str, Mapping[str, str]]
-    number: int = 0
-
-    @property
-    def key(self) -> tuple[str, int, int, int]:
-        """What the same moment of another run has as well."""
-        kind = self.name if self.number else ""  # the same state at the end of an epoch and after a resume from there
-        return kind, self.position.epoch, self.position.batch, self.number
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    difference: Difference | None = None
-    moments: int = 0
-    batches: int = 0
-
-
-class _Trail:
-    """What one process wrote down, in its order."""
-
-    def __init__(self, path: Path) -> None:
-        self.events: list[_Moment] = []
-        self.environment: dict[str, Any] = {}
-        text = path.read_text() if path.exists() else ""
-        for line in text.splitlines():
-            with suppress(json.JSONDecodeError):  # the last line of a process that was killed
-                self._add(json.loads(line))
-
-    def _add(self, entry: dict[str, Any]) -> None:
-        if "environment" in entry:
-            self.environment = entry["environment"]
-            return
-        epoch, batch, global_step = entry["position"]
-        position = Position(epoch=epoch, batch=batch, global_step=global_step)
-        if "loader" in entry:
-            components = {f"data of {entry['loader']}": {"": f"batch {entry['batch']}"}}
-            name, number = entry["loader"], entry["count"]
-            self.events.append(_Moment(name=name, position=position, components=components, number=number))
-        else:
-            self.events.append(_Moment(name=entry["moment"], position=position, components=entry["components"]))
-
-    @property
-    def moments(self) -> list[_Moment]:
-        """All but the batches."""
-        return [event for event in self.events if not event.number]
-
-    @property
-    def last(self) -> Position:
-        """Where it was when it was last recorded."""
-        return self.moments[-1].position
-
-    def idle(self) -> set[str]:
-        """Return the random generators that nobody has drawn from: how they stand does not matter."""
-        names = {name for moment in self.moments for name in moment.components if name.startswith("rng.")}
-        return {
-            name
-            for name in names
-            if all(moment.components.get(name) == self.moments[0].components.get(name) for moment in self.moments)
-        }
-
-    def leave_out(self, components: set[str]) -> None:
-        """Forget what was recorded of `components`."""
-        self.events = [
-            replace(event, components={name: item for name, item in event.components.items() if name not in components})
-            for event in self.events
-        ]
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The names of what was compared."""
-        return tuple(dict.fromkeys(name for event in self.events for name in event.components))
-
-    def compare(self, found: _Trail, describe: Callable[[_Moment, bool], str]) -> _Comparison:
-        """Compare what `found` has in common with this, in its order, up to the first difference."""
-        expected = {event.key: event for event in self.events}  # the last of a position: as it was saved
-        moments = batches = 0
-        for index, event in enumerate(found.events):
-            reference = expected.get(event.key)
-            if reference is not None:
-                different = _first(reference.components, event.components)
-            elif event.number and self._watches(event.name):
-                different = f"data of {event.name}", "", "no further batch", "one"
-            elif event.name == "end":
-                different = "the run", "", "never to be here", _where(event.position)
-            else:  # one saved there and the other did not, as every_minutes may have it
-                continue
-            if different is not None:
-                component, leaf, wanted, got = different
-                when = describe(event, index == 0)
-                difference = Difference(
-                    component=component, leaf=leaf, position=event.position, when=when, expected=wanted, found=got
-                )
-                return _Comparison(difference=difference, moments=moments, batches=batches)
-            moments, batches = moments + (not event.number), batches + bool(event.number)
-        return _Comparison(moments=moments, batches=batches)
-
-    def _watches(self, loader: str) -> bool:
-        return any(event.number and event.name == loader for event in self.events)
-
-
-def _against(reference: _Trail, before: _Trail) -> _Trail:
-    """Return what a resumed run should do: what the straight one did, and from its start what was saved."""
-    both = _Trail(Path(os.devnull))
-    both.events = [*reference.events, *before.moments]
-    return both
-
-
-def _first(
-    expected: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
-) -> tuple[str, str, str, str] | None:
-    """Return component, leaf and both texts of the first difference; a container's length is no reason but a result."""
-    for component in dict.fromkeys((*expected, *found)):
-        one, other = expected.get(component), found.get(component)
-        if one is None or other is None:
-            return component, "", "it" if one is not None else "nothing", "nothing" if one is not None else "it"
-        if one == other:
-            continue
-        leaves = [leaf for leaf in dict.fromkeys((*one, *other)) if one.get(leaf) != other.get(leaf)]
-        leaf = min(leaves, key=lambda leaf: one.get(leaf, "").startswith(("dict of", "list of", "tuple of")))
-        return component, leaf, one.get(leaf, "nothing"), other.get(leaf, "nothing")
-    return None
-
-
-def _resumed(event: _Moment, is_first: bool) -> str:
-    if event.name == "begin":
-        return f"right after the resume at {_where(event.position)}"
-    return ("in the first record after the resume, " if is_first else "") + _undisturbed(event, is_first)
-
-
-def _undisturbed(event: _Moment, is_first: bool) -> str:
-    place = event.position
-    if event.number:
-        return f"in batch {event.number} after {_where(place)}"
-    if event.name == "begin":
-        return "at the beginning"
-    return f"at {_where(place)}" if place.batch else f"at the end of epoch {place.epoch - 1}"
-
-
-def _where(place: Position) -> str:
-    return f"epoch {place.epoch}, batch {place.batch}"
-
-
-def _choose(reference: _Trail) -> list[Position]:
+def _choose(reference: Trail) -> list[Position]:
     """Choose where to stop: at the end of an epoch, and inside another one where the run can go on there."""
     ends = [event.position for event in reference.moments if event.position.batch == 0 and event.position.epoch > 0]
     if not ends:
@@ -500,10 +339,6 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str], timeo
         return Ended()
     lines = [line.strip() for line in said.read_text("utf-8", "replace").splitlines() if line.strip()]
     return Ended(error=f"exit code {code}: {lines[-1] if lines else 'it said nothing'}")
-
-
-def _ended(ended: Ended, timeout: float) -> str:
-    return "" if ended.killed else _why(ended, timeout)
 
 
 def _why(ended: Ended, timeout: float) -> str:
