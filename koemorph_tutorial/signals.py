@@ -33,18 +33,21 @@ class StopRequest:
 
     def listen(self) -> None:
         """Begin to listen."""
-        if self._process == os.getpid() or not self.signals:
+        if self._listens or not self.signals:
             return
         if threading.current_thread() is not threading.main_thread():
             logger.info("no signal is listened for: Python handles them on the main thread, and this is another one")
             return
         self._process = os.getpid()
         for number in self.signals:
-            self._earlier[number] = signal.signal(number, self._handle)
+            earlier: Any = signal.signal(number, self._handle)
+            while isinstance(other := getattr(earlier, "__self__", None), StopRequest) and not other._listens:
+                earlier = other._earlier.get(number)  # of a process that this one was forked from
+            self._earlier[number] = earlier
 
     def stop_listening(self) -> None:
         """Put the earlier handlers back, unless somebody has put another one over ours."""
-        if self._process != os.getpid():
+        if not self._listens:
             return
         self._process = 0
         if threading.current_thread() is not threading.main_thread():
@@ -54,9 +57,13 @@ class StopRequest:
                 # None: a handler that was not Python's, which nobody can put back from here.
                 signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
+    @property
+    def _listens(self) -> bool:
+        return self._process == os.getpid()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         earlier = self._earlier.get(number)
-        if self._process != os.getpid():  # a forked child, or we only stand between two others
+        if not self._listens:  # a forked child, or we only stand between two others
             _pass_on(earlier, number, frame)
             return
         now = time.monotonic()

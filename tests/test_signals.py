@@ -154,6 +154,21 @@ def test_a_forked_child_is_not_stopped_from_dying() -> None:
     assert f"{-signal.SIGTERM} None" == done.stdout.strip(), done.stderr
 
 
+def test_a_forked_child_may_listen_itself(tmp_path: Path) -> None:
+    """The request of the process that it was forked from is no earlier handler: that would end it."""
+
+    def work() -> str | None:
+        mine = StopRequest([USR1])
+        mine.listen()
+        signal.raise_signal(USR1)
+        return mine.received and mine.received.name
+
+    request = StopRequest([USR1])
+    request.listen()
+    assert "SIGUSR1" == children.run(work, tmp_path, timeout=20).result
+    request.stop_listening()
+
+
 def test_outside_the_main_thread_nobody_listens() -> None:
     """Python would refuse; a training in a thread goes on without."""
     request = StopRequest([USR1])
