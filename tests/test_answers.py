@@ -632,3 +632,243 @@ def test_what_is_said_of_other_finds_is_true(
     lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in said_to("02.5", named("02.5", *lines), capsys)
+
+
+# --------------------------------------------------------------------- lesson 03: where to go on, with which numbers
+
+
+def place(line: str) -> str:
+    return f"import koemorph_tutorial\ndef next_batch(epoch, done, length):\n    {line}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "return (epoch + 1, 0) if done == length else (epoch, done)",
+        "return epoch + done // length, done % length",
+        "return [epoch, done] if done < length else [epoch + 1, 0]",
+        "return koemorph_tutorial.Position(epoch=epoch + done // length, batch=done % length)",
+        "return torch.tensor([epoch + (done == length), done % length]).tolist()",
+    ],
+)
+def test_every_right_place_passes(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "03.3: passed" in said_to("03.3", place(line), capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "return epoch, done - 1",
+            "Saved in epoch 0 after 1 of 1 batches, it goes on at epoch 0, batch 0: 1 of the batch",
+        ),
+        ("return epoch * length + done", "expected two numbers, the epoch and the batch, found 10"),
+        ("return 0, 0", "are trained twice, from epoch 0, batch 0, on"),
+        (
+            "return (1, 3) if (epoch, done) == (1, 3) else (epoch + 1, 0)",
+            "are never trained, from epoch 0, batch 1, on",
+        ),
+        (
+            "return (epoch, length) if done == length == 5 else divmod(epoch * length + done, length)",
+            "which is no batch",
+        ),
+        ("return epoch, done / 2", "expected whole numbers, found (1, 1.5)"),
+        ("divmod(epoch * length + done, length)", "`next_batch` returned None: is `return` missing?"),
+        ("return 'epoch', 1", "expected whole numbers, found ('epoch', 1)"),
+    ],
+)
+def test_what_is_said_of_other_places_is_true(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = said_to("03.3", place(line), capsys)
+    assert said.startswith("03.3: not yet\n")
+    assert words in said
+
+
+def random_numbers(save: str, load: str) -> str:
+    return f"""\
+import json, pickle, random
+import numpy as np
+from koemorph_tutorial.rng import capture_rng, restore_rng
+
+class RandomNumbers:
+    kept = None
+    def state_dict(self):
+        state = {{"torch": torch.get_rng_state(), "python": random.getstate()}}
+        {save}
+        return state
+    def load_state_dict(self, state):
+        torch.set_rng_state(state["torch"])
+        random.setstate(state["python"])
+        {load}
+"""
+
+
+NEW = "np.random.get_state(legacy=False)"
+
+
+@pytest.mark.parametrize(
+    ("save", "load"),
+    [
+        (
+            "state = {**state, **capture_rng(), 'python': state['python'], 'rest': capture_rng()}",
+            "restore_rng(state['rest'])",
+        ),
+        (
+            "n, k, *r = np.random.get_state(); state['n'] = [n, torch.tensor(k), r]",
+            "n, k, r = state['n']; np.random.set_state((n, k.numpy(), *r))",
+        ),
+        (
+            f"state['n'] = json.dumps({NEW}, default=lambda a: a.tolist())",
+            "np.random.set_state(json.loads(state['n']))",
+        ),
+        (
+            f"s = {NEW}; s['state']['key'] = s['state']['key'].tolist(); state['n'] = s",
+            "s = state['n']; s['state']['key'] = np.array(s['state']['key'], dtype=np.uint32); np.random.set_state(s)",
+        ),
+    ],
+)
+def test_every_right_way_to_keep_random_numbers_passes(
+    save: str, load: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "03.4: passed" in said_to("03.4", random_numbers(save, load), capsys)
+
+
+@pytest.mark.parametrize(
+    ("save", "load", "words"),
+    [
+        (
+            "RandomNumbers.kept = np.random.get_state()",
+            "np.random.set_state(RandomNumbers.kept)",
+            "numpy's do not come back",
+        ),
+        ("state['n'] = np.random.get_state()[2]", "pass", "numpy's do not come back"),
+        ("state['n'] = np.random.random()", "np.random.seed(0)", "Taking the state changes it"),
+        (
+            "state['n'] = [k.tolist() if hasattr(k, 'tolist') else k for k in np.random.get_state()]",
+            "random.seed(0)",
+            "the random numbers of Python and numpy do not come back",
+        ),
+        ("state = None", "pass", "`state_dict` returned None: is `return` missing?"),
+        ("state = [state]", "pass", "`state_dict` returns a dict"),
+        (
+            "state['n'] = np.random.get_state()[1].tolist()",
+            "np.random.set_state(state['n'])",
+            "`RandomNumbers` raised ",
+        ),
+    ],
+)
+def test_what_is_said_of_other_random_numbers_is_true(
+    save: str, load: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_to("03.4", random_numbers(save, load), capsys)
+    assert said.startswith("03.4: not yet\n")
+    assert words in said
+
+
+def batches(init: str, iterate: tuple[str, ...], save: str, load: str) -> str:
+    return f"""\
+KEPT = {{}}
+class Batches:
+    def __init__(self):
+        {init}
+    def __iter__(self):
+        {(chr(10) + 8 * " ").join(iterate)}
+    def state_dict(self):
+        {save}
+    def load_state_dict(self, state):
+        {load}
+"""
+
+
+BY_SEED = (
+    "order = torch.randperm(16, generator=torch.Generator().manual_seed(self.epoch)).tolist()",
+    "while self.done < 4:",
+    "    self.done += 1",
+    "    yield order[4 * self.done - 4 : 4 * self.done]",
+    "self.epoch, self.done = self.epoch + 1, 0",
+)
+BY_LIST = (
+    "if not self.left:",
+    "    self.left = torch.randperm(16, generator=self.generator).split(4)",
+    "while self.left:",
+    "    batch, self.left = self.left[0], self.left[1:]",
+    "    yield batch",
+)
+SEEDED = "self.generator, self.left = torch.Generator().manual_seed(0), []"
+LIST_SAVE = "return {'left': list(self.left), 'generator': self.generator.get_state()}"
+LIST_LOAD = "self.left = state['left']; self.generator.set_state(state['generator'])"
+SEED_SAVE, SEED_LOAD = "return {'epoch': self.epoch, 'done': self.done}", "vars(self).update(state)"
+
+
+@pytest.mark.parametrize(
+    ("init", "iterate", "save", "load"),
+    [
+        ("self.epoch, self.done = 0, 0", BY_SEED, SEED_SAVE, SEED_LOAD),
+        ("self.epoch, self.done = 0, 0", BY_SEED, "return dict(vars(self))", "self.__dict__ = state"),
+        (SEEDED, BY_LIST, LIST_SAVE, LIST_LOAD),
+        (
+            "self.start, self.done, self.generator = None, 0, torch.Generator().manual_seed(7)",
+            (
+                "self.start = self.generator.get_state() if self.start is None else self.start",
+                "self.generator.set_state(self.start)",
+                "for k, batch in enumerate(torch.randperm(16, generator=self.generator).view(4, 4)):",
+                "    if k >= self.done:",
+                "        self.done = k + 1",
+                "        yield batch",
+                "self.start, self.done = None, 0",
+            ),
+            "return {'s': self.start, 'd': self.done, 'g': self.generator.get_state()}",
+            "self.start, self.done = state['s'], state['d']; self.generator.set_state(state['g'])",
+        ),
+    ],
+)
+def test_every_right_loader_passes(
+    init: str, iterate: tuple[str, ...], save: str, load: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "03.5: passed" in said_to("03.5", batches(init, iterate, save, load), capsys)
+
+
+@pytest.mark.parametrize(
+    ("iterate", "save", "load", "words"),
+    [
+        (("yield from torch.arange(16).split(4)",), "return {}", "pass", "each epoch was to have a new order"),
+        (("yield torch.arange(4)",), "return {}", "pass", "has to hold each of the 16 samples once"),
+        (
+            BY_LIST,
+            "KEPT.update(left=self.left); return {}",
+            "self.left = KEPT['left']",
+            "`Batches` raised KeyError: 'left'",
+        ),
+        (
+            BY_LIST,
+            "return {'left': list(self.left)}",
+            "self.left = state['left']",
+            "killed at the end of an epoch it does",
+        ),
+        (BY_LIST, LIST_SAVE, LIST_LOAD + "; self.left = self.left[1:] or self.left", "samples come twice, and 4 never"),
+        (BY_LIST, "pass", "pass", "`state_dict` returned None: is `return` missing?"),
+        (BY_LIST, "return {'me': self}", "pass", "a safe `torch.load` does not bring it back"),
+        (("while True:", "    yield [0]"), "return {}", "pass", "did not come to its end"),
+    ],
+)
+def test_what_is_said_of_other_loaders_is_true(
+    iterate: tuple[str, ...],
+    save: str,
+    load: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("koemorph_tutorial.teaching.exercises.resume._PATIENCE", 1.0)
+    said = said_to("03.5", batches(SEEDED, iterate, save, load), capsys)
+    assert said.startswith("03.5: not yet\n")
+    assert words in said
+
+
+@pytest.mark.parametrize("number", ["03.4", "03.5"])
+def test_a_class_is_a_stub_until_one_of_its_methods_does_more(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stub = cell_of(number).partition("\n\n\ncheck(")[0]
+    assert "not attempted yet" in said_to(number, stub, capsys)
+    assert "not attempted yet" in said_to(
+        number, stub.replace("):\n", "):  # hm\n").replace("self, ", "self,  "), capsys
+    )
+    assert "not yet" in said_to(number, stub + "\n    def more(self):\n        return 1\n", capsys)

@@ -441,7 +441,7 @@ def test_a_lesson_that_does_not_exist_is_one_line(
     assert 2 == main(["lab", f"--reset={number}"])
     error = capsys.readouterr().err
     assert error.startswith(f"koemorph: there is no lesson {number}; there")
-    assert error.rstrip().endswith("there are 01 state, 02 storage")
+    assert error.rstrip().endswith("there are 01 state, 02 storage, 03 resume")
     assert not (project / "outputs").exists()
 
 

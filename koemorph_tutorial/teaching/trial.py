@@ -10,7 +10,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -154,16 +154,23 @@ def _in_folder(folder: Path, work: Callable[[], str | None]) -> Any:
         return "not attempted"
 
 
-def is_untouched(function: Any, source: str) -> bool:
-    """Say whether a reader's function still does what the lesson handed out, whose `source` this is, and no more."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return False
+def is_untouched(answer: Any, source: str) -> bool:
+    """Say whether a reader's function or class still does what the lesson handed out, this `source`, and no more."""
+    parts = vars(answer).values() if isinstance(answer, type) else [answer]
+    codes = [part.__code__ for part in parts if hasattr(part, "__code__")]
     whole = ast.parse(source)
     # IPython compiles the statements of a cell one by one, and a name is called otherwise where its import is in sight.
     trees = [whole, *(ast.Module([statement], []) for statement in whole.body)]
-    compiled = [item for tree in trees for item in compile(tree, "", "exec").co_consts if isinstance(item, CodeType)]
-    return _meaning(code) in map(_meaning, compiled)
+    compiled = [_meaning(code) for tree in trees for code in _inside(compile(tree, "", "exec"))]
+    return bool(codes) and all(_meaning(code) in compiled for code in codes)
+
+
+def _inside(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of every function and class in `code`."""
+    for item in code.co_consts:
+        if isinstance(item, CodeType):
+            yield item
+            yield from _inside(item)
 
 
 def _meaning(code: CodeType) -> tuple[Any, ...]:

@@ -1,0 +1,589 @@
+"""Lesson 03: where a run goes on, and with which random numbers."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched, through_a_file
+from koemorph_tutorial.text import printable
+
+# ------------------------------------------------------------------------------------------------ 03.1 and 03.2
+
+NEWEST = Choice(
+    asks="From which file does a run go on?",
+    options={
+        "a": Option(
+            text="`last_model.pth`: it has that name for a reason.",
+            reply="A name is a promise. While the file was being written somebody killed the process: it is torn. Of "
+            "the files that are whole, the one that holds the furthest epoch is the newest, whatever it is called.",
+        ),
+        "b": Option(
+            text="`checkpoint_epoch_006.pth`: of the whole files it holds the furthest epoch.",
+            reply="What is in the files survives a kill and a copy. Names and clocks do not.",
+        ),
+        "c": Option(
+            text="`best_model.pth`: it has the newest time stamp.",
+            reply="A time stamp says when a file was touched, and a copy touches all of them, in any order. Inside it "
+            "lies epoch 4, and a whole file of epoch 6 lies beside it.",
+        ),
+    },
+    right="b",
+)
+
+PREDICTION = Choice(
+    asks="Are the weights equal in the end?",
+    options={
+        "a": Option(
+            text="No. Even if nothing in the run were random, they would differ.",
+            reply="Two things are wrong at once. The random numbers start again. And without any random number it "
+            "still went wrong: the file says that epoch 3 was done, the recipe takes it for the epoch to do.",
+        ),
+        "b": Option(
+            text="No, but only because of the random numbers: if nothing were random, they would be equal.",
+            reply="The random numbers do start again. But look at the lines above: without any of them the two still "
+            "differ. The file says that epoch 3 was done, the recipe takes it for the epoch to do.",
+        ),
+        "c": Option(
+            text="Yes. All that a step is made of was in the file, and the seed is the same.",
+            reply="A seed is where random numbers begin, not where they were on Friday: set again, it brings the "
+            "numbers of epoch 0 back. And the file says that epoch 3 was done, the recipe takes it for the epoch to "
+            "do.",
+        ),
+    },
+    right="a",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 03.3
+
+_EPOCHS, _LENGTH, _DONE = 4, 7, 3  # a run of four epochs; stopped after the third of seven batches
+
+
+def _examine_place(next_batch: Any) -> None:
+    if is_untouched(next_batch, _place("return None  # your line")):
+        raise NotAttemptedError
+    inside = _asked(next_batch, 1, _DONE, _LENGTH)
+    end = _asked(next_batch, 1, _LENGTH, _LENGTH)
+    found = {
+        ((1, 0), (1, 0)): "recipe",
+        ((2, 0), (2, 0)): "rest",
+        ((1, 0), (2, 0)): "again",
+        ((1, _DONE), (1, _LENGTH)): "empty",
+        ((1, _DONE + 1), (1, _LENGTH + 1)): "off by one",
+        ((1, _DONE + 1), (2, 0)): "off by one",
+        ((2, _DONE), (2, _LENGTH)): "both",
+        ((_DONE, 1), (_LENGTH, 1)): "swapped",
+        ((_DONE, 1), (0, 2)): "swapped",
+    }.get((inside, end))
+    if found:
+        raise WrongAnswerError(found)
+    for length in (1, 5, _LENGTH):
+        for epoch in range(_EPOCHS):
+            for done in range(1, length + 1):
+                _compare_batches(epoch, done, length, _asked(next_batch, epoch, done, length))
+
+
+def _asked(next_batch: Any, epoch: int, done: int, length: int) -> tuple[int, int]:
+    place = next_batch(epoch, done, length)
+    if is_nothing(place):
+        raise WrongAnswerError("`next_batch` returned None: is `return` missing?")
+    if hasattr(place, "epoch") and hasattr(place, "batch"):
+        place = (place.epoch, place.batch)
+    if not isinstance(place, (tuple, list)) or len(place) != 2:
+        raise WrongAnswerError(f"expected two numbers, the epoch and the batch, found {printable(repr(place), 60)}")
+    if not all(isinstance(number, (int, float)) and number == int(number) for number in place):
+        raise WrongAnswerError(f"expected whole numbers, found {printable(repr(place), 60)}")
+    return int(place[0]), int(place[1])
+
+
+def _compare_batches(epoch: int, done: int, length: int, place: tuple[int, int]) -> None:
+    """Train from there to the end, in thought, and say which batches come twice or never."""
+    before = [(e, b) for e in range(epoch + 1) for b in range(length) if (e, b) < (epoch, done)]
+    after = [(e, b) for e in range(place[0], _EPOCHS) for b in range(place[1] if e == place[0] else 0, length)]
+    trained = Counter(before + after)
+    twice = sorted(batch for batch, times in trained.items() if times > 1)
+    never = sorted({(e, b) for e in range(_EPOCHS) for b in range(length)} - set(trained))
+    where = f"Saved in epoch {epoch} after {done} of {length} batches, it goes on at epoch {place[0]}, batch {place[1]}"
+    if twice:
+        raise WrongAnswerError(f"{where}: {len(twice)} of the batches are trained twice, from {_named(twice[0])} on")
+    if never:
+        raise WrongAnswerError(f"{where}: {len(never)} of the batches are never trained, from {_named(never[0])} on")
+    if place[1] >= length:
+        raise WrongAnswerError(f"{where}, which is no batch: an epoch has the batches 0 to {length - 1}")
+
+
+def _named(batch: tuple[int, int]) -> str:
+    return f"epoch {batch[0]}, batch {batch[1]},"
+
+
+def _place(line: str) -> str:
+    return f'''\
+def next_batch(epoch, done, length):
+    """Return the epoch and the batch to go on with, both counted from 0."""
+    {line}
+'''
+
+
+PLACE = Exercise(
+    asks="Where to go on",
+    answer="next_batch",
+    expects="a function",
+    examine=_examine_place,
+    misconceptions={
+        "recipe": Misconception(
+            says="This is the recipe's line. The epoch that was saved begins again from its first batch: what was done "
+            "of it, and at its end that is all of it, is trained twice.",
+            example=_place("return epoch, 0"),
+        ),
+        "rest": Misconception(
+            says="Right for a save at the end of an epoch. But saved after 3 of 7 batches it skips the other four: "
+            "they are never trained.",
+            example=_place("return epoch + 1, 0"),
+        ),
+        "again": Misconception(
+            says="Right for a save at the end of an epoch. But saved after 3 of 7 batches it begins the epoch again: "
+            "those three are trained twice.",
+            example=_place("return (epoch + 1, 0) if done == length else (epoch, 0)"),
+        ),
+        "empty": Misconception(
+            says="Right inside an epoch. But after the last of 7 batches it goes on at batch 7, and they are counted "
+            "from 0 to 6: an epoch without a batch, validated a second time, its learning rate stepped a second time.",
+            example=_place("return epoch, done"),
+        ),
+        "off by one": Misconception(
+            says="One too far: 3 batches done are the batches 0, 1 and 2, so the next is number 3. Yours skips it.",
+            example=_place("return epoch, done + 1"),
+        ),
+        "both": Misconception(
+            says="Both at once is too much: the rest of this epoch is never trained, nor is the beginning of the next. "
+            "The epoch moves on where it is full; then the batch is 0.",
+            example=_place("return epoch + 1, done"),
+        ),
+        "swapped": Misconception(
+            says="The right numbers in the wrong order: first the epoch, then the batch.",
+            example=_place("return done, epoch"),
+        ),
+    },
+    hint="Two cases: is the epoch full (`done == length`) or not? `divmod` counts both in one line.",
+    solution=_place("return divmod(epoch * length + done, length)"),
+    why="From each of its batches your run went on with the next one: none came twice, none was left out. The library "
+    "calls this pair, with the count of all batches, a `Position`.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 03.4
+
+
+def _draw() -> dict[str, list[float]]:
+    """Draw from each generator; a normal number comes first, since that is what may wait in a cache."""
+    import numpy as np
+    import torch
+
+    return {
+        "torch": [*torch.randn(3).tolist(), torch.rand(1).item()],
+        "Python": [random.gauss(0, 1), random.random(), random.gauss(0, 1)],
+        "numpy": [float(np.random.normal()), float(np.random.random()), float(np.random.normal())],
+    }
+
+
+def _seed(seed: int, normals: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    for _ in range(normals):
+        random.gauss(0, 1), np.random.normal()
+
+
+def _brought_back(kind: Any, seed: int, normals: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return what a run draws after its state was taken, and what another process draws that got this state."""
+    _seed(seed, normals)
+    expected = _draw()
+    _seed(seed, normals)
+    state = kind().state_dict()
+    if is_nothing(state):
+        raise WrongAnswerError("`state_dict` returned None: is `return` missing?")
+    if not isinstance(state, dict):
+        raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
+    if _draw() != expected:
+        raise WrongAnswerError("moves")
+    try:
+        saved = through_a_file(state)
+    except WrongAnswerError as error:
+        if "numpy" in str(error):
+            raise WrongAnswerError("array") from error
+        raise
+    if any(isinstance(leaf, (bytes, bytearray)) for leaf in _leaves(saved)):
+        raise WrongAnswerError("pickled")
+    _seed(seed + 1000, 4)
+    kind().state_dict()  # what is kept elsewhere than in the state would be of this moment
+    kind().load_state_dict(copy.deepcopy(saved))
+    return expected, _draw()
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for item in value:
+        yield from _leaves(item)
+
+
+def _examine_random_numbers(kind: Any) -> None:
+    if is_untouched(kind, _RANDOM_STUB):
+        raise NotAttemptedError
+    plain = _brought_back(kind, 1, 0)
+    cached = _brought_back(kind, 1, 1)
+    later = _brought_back(kind, 2, 6)
+    wrong = [name for name in plain[0] if plain[0][name] != plain[1][name] or later[0][name] != later[1][name]]
+    if wrong == ["numpy"]:
+        raise WrongAnswerError("seed" if plain[1]["numpy"] == later[1]["numpy"] else "elsewhere")
+    if wrong:
+        raise WrongAnswerError(f"the random numbers of {' and '.join(wrong)} do not come back as they were")
+    if cached[0] != cached[1]:
+        raise WrongAnswerError("cached")
+
+
+def _random_numbers(save: str, load: tuple[str, ...], head: tuple[str, ...] = (), imports: str = "numpy as np") -> str:
+    before = "".join(f"        {line}\n" for line in head)
+    after = "".join(f"        {line}\n" for line in load)
+    more = f"\nimport {imports}\n" if imports else ""
+    return f'''\
+import random
+{more}
+
+class RandomNumbers:
+    """The random numbers of a run, as a part with a state."""
+
+    def state_dict(self):
+{before}        return {{"torch": torch.get_rng_state(), "python": random.getstate(){save}}}
+
+    def load_state_dict(self, state):
+        torch.set_rng_state(state["torch"])
+        random.setstate(state["python"])
+{after}'''
+
+
+_RANDOM_STUB = _random_numbers("", (), imports="")
+_SET_NUMPY = 'np.random.set_state(state["numpy"])'
+
+RANDOM_NUMBERS = Exercise(
+    asks="One generator is missing",
+    answer="RandomNumbers",
+    expects="a class",
+    examine=_examine_random_numbers,
+    misconceptions={
+        "elsewhere": Misconception(
+            says="numpy's do not come back: after `load_state_dict` it goes on from wherever it was. What you ask and "
+            "set has to be `np.random` itself, from which `np.random.normal()` draws; `np.random.default_rng()` makes "
+            "another generator.",
+            example=_random_numbers(
+                ', "numpy": np.random.default_rng().bit_generator.state',
+                ('np.random.default_rng().bit_generator.state = state["numpy"]',),
+            ),
+        ),
+        "array": Misconception(
+            says="The right state, but a safe `torch.load` refuses it: there is a numpy array in it. Of the five "
+            "things that `np.random.get_state()` returns the second is one, of 624 numbers. `.tolist()` cures it.",
+            example=_random_numbers(', "numpy": np.random.get_state()', (_SET_NUMPY,)),
+        ),
+        "cached": Misconception(
+            says="Nearly. numpy makes normal numbers in pairs, and the second one waits in its state for the next "
+            "call: the last two entries. Yours loses it, so after an odd count of them all that follows is different. "
+            "Keep all five.",
+            example=_random_numbers(
+                ', "numpy": [name, numbers.tolist(), place]',
+                (_SET_NUMPY,),
+                ("name, numbers, place, *_ = np.random.get_state()",),
+            ),
+        ),
+        "seed": Misconception(
+            says="It brings back the same numbers wherever the run was when it was saved. A seed is where they begin, "
+            "and a run is somewhere behind that: keep the state, which says where.",
+            example=_random_numbers(', "numpy": 0', ('np.random.seed(state["numpy"])',)),
+        ),
+        "moves": Misconception(
+            says="Taking the state changes it: the run that was saved draws other numbers than one that was not. "
+            "`state_dict` only looks; it draws nothing and seeds nothing.",
+            example=_random_numbers(
+                ', "numpy": seed',
+                ('np.random.seed(state["numpy"])',),
+                ("seed = np.random.randint(2**31)", "np.random.seed(seed)"),
+            ),
+        ),
+        "pickled": Misconception(
+            says="It works, and hides a pickle in the file. Whoever opens that pickle runs the code that it brings, "
+            "which a safe `torch.load` is there to prevent. Numbers and lists are enough.",
+            example=_random_numbers(
+                ', "numpy": pickle.dumps(np.random.get_state())',
+                ('np.random.set_state(pickle.loads(state["numpy"]))',),
+                imports="pickle, numpy as np",
+            ),
+        ),
+    },
+    hint="Of `name, numbers, *rest = np.random.get_state()` the second is an array: save "
+    "`(name, numbers.tolist(), *rest)`, and `np.random.set_state` takes that back.",
+    solution=_random_numbers(
+        ', "numpy": (name, numbers.tolist(), *rest)',
+        (_SET_NUMPY,),
+        ("name, numbers, *rest = np.random.get_state()",),
+    ),
+    why="Another process, with other random numbers, took your state through a safe file and drew the same numbers as "
+    "the run that was saved, also where a normal number was waiting. (A GPU has its own: `torch.cuda`.)",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 03.5
+
+_SAMPLES, _SIZE = 16, 4
+_PATIENCE = 20.0
+
+Epochs = list[list[list[int]]]
+
+
+def _begun(kind: Any, state: Any) -> Any:
+    loader = kind()
+    if state is not None:
+        loader.load_state_dict(copy.deepcopy(state))
+    return loader
+
+
+def _goes_on(kind: Any, state: Any, epochs: int) -> Epochs:
+    """Return the batches of so many epochs, begun anew or from a state."""
+    loader = _begun(kind, state)
+    return [[_numbers(batch) for batch in loader] for _ in range(epochs)]
+
+
+def _numbers(batch: Any) -> list[int]:
+    found = batch.tolist() if hasattr(batch, "tolist") else batch
+    return [int(number) for number in (found if isinstance(found, Iterable) else [found])]
+
+
+def _killed_after(kind: Any, state: Any, batches: int) -> tuple[list[list[int]], Any]:
+    """Return the first batches of an epoch, all if the count is negative, and the state that is saved after them."""
+    loader = _begun(kind, state)
+    read: list[list[int]] = []
+    for batch in loader:
+        read.append(_numbers(batch))
+        if len(read) == batches:
+            break
+    saved = loader.state_dict()
+    if is_nothing(saved):
+        raise WrongAnswerError("`state_dict` returned None: is `return` missing?")
+    return read, through_a_file(saved)
+
+
+def _elsewhere(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns in a copy of this process: whatever it leaves in memory is gone, as after a kill."""
+    import torch
+
+    from koemorph_tutorial.testing.children import run
+
+    def child() -> dict[str, str]:
+        try:
+            torch.save(work(), "elsewhere.pth")
+        except WrongAnswerError as error:
+            return {"wrong": str(error)}
+        except Exception as error:
+            return {"wrong": f"`Batches` raised {first_line(error)}"}
+        return {}
+
+    ended = run(child, Path(), timeout=_PATIENCE)
+    if ended.timed_out or ended.killed or ended.error is not None:
+        raise WrongAnswerError(f"reading from `Batches` did not come to its end: {ended.error or 'no end in sight'}")
+    if "wrong" in ended.result:
+        raise WrongAnswerError(ended.result["wrong"])
+    return torch.load("elsewhere.pth", weights_only=True)
+
+
+def _examine_batches(kind: Any) -> None:
+    if is_untouched(kind, _BATCHES_STUB):
+        raise NotAttemptedError
+    straight: Epochs = _elsewhere(partial(_goes_on, kind, None, 3))
+    for epoch in straight:
+        if sorted(chain.from_iterable(epoch)) != list(range(_SAMPLES)):
+            raise WrongAnswerError(f"an epoch without any kill has to hold each of the {_SAMPLES} samples once")
+    if straight[0] == straight[1] or straight[1] == straight[2]:
+        raise WrongAnswerError("each epoch was to have a new order; two that follow each other have the same one")
+
+    _, ends = _elsewhere(partial(_killed_after, kind, None, -1))
+    if _elsewhere(partial(_goes_on, kind, ends, 2)) != straight[1:]:
+        raise WrongAnswerError("killed at the end of an epoch it does not go on as before; what you began with does")
+    for done in (1, 2, 3):
+        read, state = _elsewhere(partial(_killed_after, kind, None, done))
+        rest = _elsewhere(partial(_goes_on, kind, state, 3))
+        _judge(straight, read, rest[0])
+        if rest[1] == straight[1][done:]:
+            raise WrongAnswerError("count kept")
+        if rest[1:] != straight[1:]:
+            raise WrongAnswerError("later")
+        if done == 1:
+            _, state = _elsewhere(partial(_killed_after, kind, state, 1))
+            if _elsewhere(partial(_goes_on, kind, state, 1)) != [straight[0][2:]]:
+                raise WrongAnswerError("second")
+
+
+def _judge(straight: Epochs, read: list[list[int]], rest: list[list[int]]) -> None:
+    """Say what is wrong with the rest of an epoch of which `read` was trained before the kill."""
+    if rest == straight[0][len(read) :]:
+        return
+    if rest == straight[0]:
+        raise WrongAnswerError("begins again")
+    seen = Counter(chain.from_iterable(read + rest))
+    twice, never = sum(times > 1 for times in seen.values()), _SAMPLES - len(seen)
+    if rest == straight[1][len(read) :]:
+        raise WrongAnswerError("other order")
+    if rest == straight[1]:
+        raise WrongAnswerError("next epoch")
+    if not rest:
+        raise WrongAnswerError("killed inside an epoch it goes on with no batch at all: the rest of the epoch is lost")
+    raise WrongAnswerError(
+        f"killed after {len(read)} of 4 batches it goes on with others than the run that was not: in this epoch "
+        f"{twice} of the {_SAMPLES} samples come twice, and {never} never"
+    )
+
+
+def _batches(init: str, before: str, loop: tuple[str, ...], after: str, save: str, load: str) -> str:
+    indent = "\n        "
+    body = (
+        f"for batch in {loop[0]}:{indent}    {loop[1]}{indent}    yield batch" if loop[1:] else f"yield from {loop[0]}"
+    )
+    lines = [before, "order = torch.randperm(16, generator=self.generator)", body, after]
+    return f'''\
+class Batches:
+    """Sixteen samples, four at a time, in a new order each epoch."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0){indent + init if init else ""}
+
+    def __iter__(self):
+        {indent.join(line for line in lines if line)}
+
+    def state_dict(self):
+        return {save}
+
+    def load_state_dict(self, state):
+        {load}
+'''
+
+
+_INIT = "self.start, self.done = self.generator.get_state(), 0"
+_BEFORE = "self.generator.set_state(self.start)"
+_LOOP = ("order.split(4)[self.done :]", "self.done += 1")
+_STATE, _LOAD = '{"start": self.start, "done": self.done}', 'self.start, self.done = state["start"], state["done"]'
+_NOW = '"generator": self.generator.get_state()'
+_SET = 'self.generator.set_state(state["generator"])'
+_BATCHES_STUB = _batches("", "", ("order.split(4)",), "", f"{{{_NOW}}}", _SET)
+
+BATCHES = Exercise(
+    asks="Inside an epoch",
+    answer="Batches",
+    expects="a class",
+    examine=_examine_batches,
+    apart=True,
+    misconceptions={
+        "other order": Misconception(
+            says="The right count in the wrong order. The order was drawn when the epoch began; by the time of the "
+            "save the generator had moved on, and what it draws now is the next epoch's. Some samples come twice, "
+            "others never. Keep the generator's state from before the order was drawn.",
+            example=_batches(
+                "self.done = 0",
+                "",
+                _LOOP,
+                "self.done = 0",
+                f'{{{_NOW}, "done": self.done}}',
+                f'{_SET}; self.done = state["done"]',
+            ),
+        ),
+        "begins again": Misconception(
+            says="The order is right, but the epoch begins again: the batches that were done come a second time. Count "
+            "them, and leave so many out.",
+            example=_batches(
+                "self.start = self.generator.get_state()",
+                _BEFORE,
+                ("order.split(4)",),
+                "self.start = self.generator.get_state()",
+                '{"start": self.start}',
+                'self.start = state["start"]',
+            ),
+        ),
+        "next epoch": Misconception(
+            says="The rest of this epoch is lost: it goes on with the whole of the next one. The state has to say that "
+            "an epoch is under way, in which order, and how much of it is done.",
+            example=_batches(
+                "self.unused = 0", "", ("order.split(4)",), "", f'{{{_NOW}, "unused": self.unused}}', _SET
+            ),
+        ),
+        "count kept": Misconception(
+            says="This epoch is right, and the next one lacks its beginning: the count of batches done has to go back "
+            "to 0 when an epoch ends.",
+            example=_batches(
+                f"{_INIT}; self.skip = 0",
+                _BEFORE,
+                ("order.split(4)[self.skip :]", "self.done += 1"),
+                "self.start, self.done = self.generator.get_state(), 0",
+                _STATE,
+                f'{_LOAD}; self.skip = state["done"]',
+            ),
+        ),
+        "later": Misconception(
+            says="This epoch is right, the next ones have another order than without the kill. At the end of a resumed "
+            "epoch the generator has to be where it would have been.",
+            example=_batches(
+                "self.order, self.done = None, 0",
+                "",
+                (
+                    "(order if self.order is None else self.order).split(4)[self.done :]",
+                    "self.order, self.done = (order if self.order is None else self.order), self.done + 1",
+                ),
+                "self.order, self.done = None, 0",
+                f'{{"order": self.order, "done": self.done, {_NOW}}}',
+                f'self.order, self.done = state["order"], state["done"]; {_SET}',
+            ),
+        ),
+        "second": Misconception(
+            says="Killed once, it goes on. Killed a second time in the same epoch it does not: after a resume the "
+            "count of batches done begins at those before the kill, not at 0.",
+            example=_batches(
+                f"{_INIT}; self.skip = 0",
+                f"{_BEFORE}; skip, self.skip, self.done = self.skip, 0, 0",
+                ("order.split(4)[skip:]", "self.done += 1"),
+                "self.start, self.done = self.generator.get_state(), 0",
+                _STATE,
+                'self.start, self.skip = state["start"], state["done"]',
+            ),
+        ),
+    },
+    hint="Two things in the state: `self.start`, the generator's state when the epoch began, and `self.done`, the "
+    "batches so far. `__iter__` sets the generator to `self.start`, draws the order, leaves out the first `self.done` "
+    "and counts on. After the loop both are set anew.",
+    solution=_batches(_INIT, _BEFORE, _LOOP, _INIT, _STATE, _LOAD),
+    why="Killed after each batch, and twice in one epoch, it handed out the same batches as without a kill, and the "
+    "same orders later. This is the idea of `ResumableLoader`, which does it for any DataLoader.",
+)
+
+
+LESSON = Lesson(
+    prediction="03.2",
+    questions={"03.1": NEWEST, "03.2": PREDICTION, "03.3": PLACE, "03.4": RANDOM_NUMBERS, "03.5": BATCHES},
+)
