@@ -378,11 +378,19 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
     for arguments, words in [
         (
             ["--help"],
-            ["train", "evaluate", "inspect", "crash-test", "exit codes: 0 done; 1 a test found something; 2 "],
+            [
+                "train",
+                "evaluate",
+                "inspect",
+                "certify",
+                "crash-test",
+                "exit codes: 0 done; 1 a test found something; 2 ",
+            ],
         ),
         (["train", "--help"], ["--resume", "--run-dir", "key=value", "koemorph train --resume auto"]),
         (["evaluate", "--help"], ["--checkpoint", "--json"]),
         (["inspect", "--help"], ["PATH|DIR", "--json", "nothing in a file can run"]),
+        (["certify", "--help"], ["--script", "--stop", "--json", "training.threads=2", "an empty folder", "seed it"]),
         (["crash-test", "--help"], ["--script", "--max-points", "--json", "def recover(directory)"]),
         (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
         (["progress", "--help"], ["the questions of the lessons"]),
@@ -392,6 +400,79 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         out = capsys.readouterr().out
         assert all(word in out for word in words), out
         assert max(map(len, out.splitlines())) <= 120
+
+
+def test_the_example_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed at the end of an epoch and inside one, in processes of their own, with two threads and two workers."""
+    settings = [*SMALL, "training.epochs=3", "training.threads=2", "training.workers=2"]
+    assert 0 == main(["certify", "--json", *settings])
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt["certified"]
+    assert [0, 2] == [stop["resumed_at"]["batch"] for stop in receipt["stops"]]
+    assert 2 == receipt["environment"]["threads"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("import random; random.random()", 2, "nothing was recorded: expected a CheckpointManager that saves"),
+        ("raise SystemExit('no data')", 2, "the training fails without any stop: exit code 1: no data"),
+        ("def (", 2, "the training fails without any stop: exit code 1: SyntaxError: invalid syntax"),
+        (None, 2, "expected a Python script, found none"),
+    ],
+)
+def test_a_script_that_cannot_be_certified_is_one_line(
+    script: str | None, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what was expected."""
+    path = tmp_path / "script.py"
+    if script is not None:
+        path.write_text(script)
+    assert code == main(["certify", "--script", str(path)])
+    error = capsys.readouterr().err
+    assert says in error
+    assert 1 == error.count("\n")
+
+
+def test_a_script_that_forgets_is_answered_with_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, and what differs first."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import random, torch\n"
+        "from koemorph_tutorial import CheckpointManager\n"
+        "random.seed(0)\n"
+        "torch.manual_seed(0)\n"
+        "model, forgotten = torch.nn.Linear(1, 1), 0\n"
+        "with CheckpointManager('run', {'model': model}, save_freq=1) as checkpoints:\n"
+        "    for epoch in checkpoints.epochs(3):\n"
+        "        forgotten += 1\n"
+        "        torch.nn.init.constant_(model.weight, forgotten)\n"
+        "        checkpoints.save({'loss': 1.0})\n"
+    )
+    assert 1 == main(["certify", "--script", str(path), "--stop", "2"])
+    assert "at the end of epoch 2: model.weight: expected" in capsys.readouterr().out
+
+
+def test_a_stopped_training_says_how_it_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM: saved, exit code 3, and the last line is a command that works."""
+    folder = tmp_path / "a run"
+    settings = [*SMALL, "training.epochs=500", "training.patience=null", "training.checkpoint.keep_last_n=2"]
+    command = [sys.executable, "-m", "koemorph_tutorial", "train", "--run-dir", str(folder)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with subprocess.Popen(
+            [*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as run:
+            assert run.stdout is not None
+            lines = [next(run.stdout)]
+            while "] epoch" not in lines[-1]:
+                lines.append(next(run.stdout))
+            run.send_signal(number)
+            lines += run.stdout.readlines()
+        assert 3 == run.returncode, lines
+        assert lines[-2].startswith(f"stopped by {number.name}: saved")
+        program, *rest = shlex.split(lines[-1].removeprefix("go on by: "))
+        assert "koemorph" == program
+        command, settings = [sys.executable, "-m", "koemorph_tutorial", *rest], []
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
