@@ -81,18 +81,21 @@ will do as it is; it runs in an empty folder each time. For any other way of sav
 
 
 _CERTIFY = """\
-Kill a training, resume it, and compare every bit of it with the training that nobody killed: right after the resume, at
-the end of each epoch from there on, and each batch that was handed out. The first thing that differs is named.
+Kill a training, resume it, and compare it with the training that nobody killed, bit by bit: what was handed over to be
+saved, the random numbers and the metrics, right after the resume and at the end of each epoch from there on, and each
+batch. The first thing that differs is named.
 
 Without --script it certifies the example, with the settings given here. It is killed with SIGKILL at the end of an
-epoch and, where the training can go on there, inside one; each process is a new one.
+epoch, inside a later one where the training can go on there, and at the end of the last but one. Each process is a new
+one.
 """
 _CERTIFY_EXAMPLES = """\
 examples:
   koemorph certify                                    the example as it is
   koemorph certify training.epochs=4 training.threads=2 training.workers=2
-  koemorph certify --script train.py                  a script of yours that saves by a CheckpointManager, as it is; it
-                                                      runs in an empty folder, and must be the same each time: seed it
+  koemorph certify --script train.py                  a script of yours that saves by a CheckpointManager in a relative
+                                                      directory; it runs in an empty folder, without arguments, and must
+                                                      be the same each time: seed it
   koemorph certify --stop 3 --stop 5,20               stop at the beginning of epoch 3, and in epoch 5 after 20 batches
 """
 
@@ -160,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--stop", metavar="EPOCH[,BATCH]", action="append", type=_position, help="where to stop (default: two places)"
     )
     certify.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=600.0, help="for one process (default: %(default)g)"
+        "--timeout", metavar="SECONDS", type=_seconds, default=600.0, help="for one process (default: %(default)g)"
     )
     certify.add_argument("--json", action="store_true", help="print the receipt as JSON, for programs")
     certify.add_argument("settings", metavar="key=value", nargs="*", help="settings of the example, by full names")
@@ -189,6 +192,19 @@ def _position(text: str) -> Position:
         raise argparse.ArgumentTypeError(f"expected EPOCH or EPOCH,BATCH, both from 0, found {text!r}") from None
 
 
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1e7:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a time above 0, in seconds, found {text!r}")
+
+
+def _end_with_children() -> None:
+    """Have a request to end, however it comes, end the processes that a test has started as well."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
@@ -201,6 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except CheckpointError as error:
         return _unusable(str(error))
+    except KeyboardInterrupt:  # before anything has begun that could be saved
+        print("\nkoemorph: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left: `koemorph train | head`
         sys.stderr.close()
         return DONE
@@ -262,7 +281,13 @@ def _train(options: argparse.Namespace) -> int:
             signals=(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT),
         )
     except StopTraining as stop:
-        print(stop, f"go on by: {go_on}", sep="\n")
+        try:
+            print(stop, f"go on by: {go_on}", sep="\n", flush=True)
+        except BrokenPipeError:  # Ctrl-C has ended the reader of our output as well: `koemorph train | tee log`
+            with contextlib.suppress(OSError):
+                sys.stdout.close()  # Python would try it once more at its end, and complain
+            sys.stdout = None
+            print(f"go on by: {go_on}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:  # before it listened
         print(f"\nkoemorph: interrupted; what was saved last goes on by: {go_on}", file=sys.stderr)
@@ -317,6 +342,7 @@ def _crash_test(options: argparse.Namespace) -> int:
     from .testing.example import recover, train, train_and_go_back
     from .testing.scripts import load_script
 
+    _end_with_children()
     trainings: dict[str, tuple[Train, Recover]] = {
         "a training of four epochs": (train, recover),
         "a roll-back": (train_and_go_back, recover),
@@ -352,6 +378,7 @@ def _certify(options: argparse.Namespace) -> int:
     from .testing.certificate import CertificateError, certify_script
     from .training.config import ConfigError, load_config
 
+    _end_with_children()
     script = options.script
     if script is not None and options.settings:
         return _unusable(f"certify: {options.settings[0]}: settings are those of the example; a script has its own")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+_OF_C = (int, float, complex, str, bytes, bool, type(None), type, type(...))
+_MOST = 60  # containers in containers: deeper is one that holds itself
+UNKNOWN = "not compared"  # in the text of a leaf that says nothing about its content
 
 
 def digest(state: Any) -> str:
@@ -20,30 +27,94 @@ def digest(state: Any) -> str:
     return _hash("\n".join(f"{path}={leaf}" for path, leaf in leaves(state)).encode())
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield path and text of every leaf; of a tensor or an array its kind and a digest of its bytes."""
+def leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield path and text of every leaf; of a tensor or an array its kind and a digest of its bytes.
+
+    The text is the same in every process: no address and no order of a set is in it. Of an object that is no container
+    its attributes are taken; where nothing of it can be seen, the text says that it is not compared.
+    """
+    inside = _inside(value) if depth < _MOST else None
+    if inside is None:
+        yield path, _text(value) if depth < _MOST else f"{type(value).__name__} ({UNKNOWN}: too deep)"
+        return
+    head, items = inside
+    yield path, head
+    for key, item in items:
+        name = key if isinstance(key, str) else f"[{key!r}]"
+        between = "." if path and not name.startswith("[") else ""
+        yield from leaves(item, f"{path}{between}{name}", depth + 1)
+
+
+def _inside(value: Any) -> tuple[str, Iterable[tuple[Any, Any]]] | None:
+    """Return what a container is, and its items by their keys; None for a leaf."""
+    kind = type(value).__name__
     if isinstance(value, Mapping):
-        yield path, f"dict of {len(value)}"
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list | tuple):
-        yield path, f"{type(value).__name__} of {len(value)}"
-        for index, item in enumerate(value):
-            yield from leaves(item, f"{path}[{index}]")
-    elif isinstance(value, set | frozenset):  # in an order that is the same in every process
-        yield path, f"{type(value).__name__} of {len(value)}: {_hash(repr(sorted(map(repr, value))).encode())}"
-    elif hasattr(value, "untyped_storage"):
-        yield path, f"{value.dtype} {list(value.shape)} {_hash(_tensor_bytes(value))}"
-    elif hasattr(value, "__array_interface__") and value.dtype.hasobject:
-        yield from leaves(value.tolist(), path)
-    elif hasattr(value, "__array_interface__"):
-        yield path, f"{value.dtype} {list(value.shape)} {_hash(value.tobytes())}"
-    elif _is_anonymous(value):  # its text is an address, which says nothing
-        yield path, type(value).__qualname__
-        yield from leaves(getattr(value, "__dict__", {}), path)
-    else:
-        text = repr(value)
-        yield path, f"{type(value).__name__} {text if len(text) <= 80 else f'of {len(text)}: {_hash(text.encode())}'}"
+        return f"dict of {len(value)}", value.items()
+    if isinstance(value, list | tuple | deque):
+        return f"{kind} of {len(value)}", enumerate(value)
+    if isinstance(value, (*_OF_C, set, frozenset)) or hasattr(value, "dtype") or callable(value):
+        state_dict = getattr(value, "state_dict", None)  # of a module, which can be called
+        if isinstance(value, type) or not callable(state_dict):
+            return None
+        return kind, state_dict().items()
+    if is_dataclass(value):
+        return kind, [(field.name, getattr(value, field.name, None)) for field in fields(value)]
+    attributes = dict(getattr(value, "__dict__", {}))
+    for parent in type(value).__mro__:
+        slots = vars(parent).get("__slots__", ())
+        names = [slots] if isinstance(slots, str) else slots
+        attributes |= {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return (kind, attributes.items()) if attributes else None
+
+
+def _text(value: Any) -> str:
+    kind = type(value).__name__
+    try:
+        if hasattr(value, "untyped_storage") or hasattr(value, "layout"):
+            return _tensor(value)
+        if isinstance(value, set | frozenset):
+            return f"{kind} of {len(value)}: {_hash(repr(sorted(map(digest, value))).encode())}"
+        if hasattr(value, "__array_interface__"):
+            held = digest(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+            return f"{value.dtype} {list(value.shape)} {_hash(held)}"
+        if hasattr(value, "bit_generator"):  # of numpy
+            return f"{kind} {digest(value.bit_generator.state)}"
+        if hasattr(value, "initial_seed"):  # of torch
+            return f"{kind} {digest(value.get_state())}"
+        if not isinstance(value, _OF_C) and callable(value):
+            return f"{kind} {getattr(value, '__qualname__', '')}"
+        if isinstance(value, int):
+            return f"{kind} {value}" if value.bit_length() < 200 else f"{kind} {_hash(hex(value).encode())}"
+        text = re.sub(r"\b0x[0-9a-fA-F]+\b", "0x…", repr(value)) if not isinstance(value, _OF_C) else repr(value)
+    except Exception:  # whatever a stranger's object makes of a question
+        return f"{kind} ({UNKNOWN})"
+    if re.fullmatch(r"<[\w.]+ object at 0x…>", text):
+        return f"{kind} ({UNKNOWN})"
+    return f"{kind} {text if len(text) <= 80 else f'of {len(text)}: {_hash(text.encode())}'}"
+
+
+def _tensor(value: Any) -> str:
+    import torch
+
+    if torch.nn.parameter.is_lazy(value):
+        return f"{value.dtype} of no shape yet"
+    head = f"{value.dtype} nested" if value.is_nested else f"{value.dtype} {list(value.shape)}"
+    if value.device.type == "meta":
+        return head
+    value = value.detach()
+    if value.is_nested:
+        return f"{head} {digest(list(value.unbind()))}"
+    if value.layout == torch.sparse_coo:
+        value = value.coalesce()
+        return f"{head} sparse {digest([value.indices(), value.values()])}"
+    if value.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return f"{head} sparse {digest([value.crow_indices(), value.col_indices(), value.values()])}"
+    if value.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return f"{head} sparse {digest([value.ccol_indices(), value.row_indices(), value.values()])}"
+    if value.is_quantized:
+        return f"{head} {digest([value.int_repr(), repr(value.qscheme()), value.dequantize()])}"
+    value = value.cpu().resolve_conj().resolve_neg().contiguous()
+    return f"{head} {_hash(bytes(value.flatten().view(dtype=torch.uint8).numpy()) if value.numel() else b'')}"
 
 
 def run_digest(checkpoint: Mapping[str, Any]) -> str:
@@ -79,22 +150,5 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _is_anonymous(value: object) -> bool:
-    return type(value).__repr__ is object.__repr__
-
-
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _tensor_bytes(value: Any) -> bytes:
-    import torch
-
-    value = value.detach()
-    if value.device.type == "meta" or value.numel() == 0:
-        return b""
-    if value.layout != torch.strided:
-        value = value.to_dense()
-    if value.is_quantized:
-        value = value.int_repr()
-    return bytes(value.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(dtype=torch.uint8).numpy())

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from .rng import capture_rng, restore_rng
-from .workers import Ticket, TicketDataset, WorkerStart
+from .workers import Ticket, TicketDataset, WorkerStart, outlive_stops, starting
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ResumableLoader(Generic[T]):
     epoch.
 
     What a dataset draws inside a worker process belongs to its epoch and its batch, whichever worker fetches it. Such a
-    worker survives a stop signal for a while, since the main process needs it until it has saved.
+    worker outlives stop signals, since the main process needs it until it has saved; it ends with that process.
 
     >>> loader = ResumableLoader(DataLoader(range(6), batch_size=2, shuffle=True))
     >>> batches = iter(loader)
@@ -94,7 +94,7 @@ class ResumableLoader(Generic[T]):
         self._running: object = None  # the iteration that belongs to this epoch
         self._over = False  # it was left or ran out
         self.counts: bool | None = None  # set by who counts the batches of a run: is it this loader's that count?
-        self.rng_at_end: dict[str, Any] | None = None  # the global random states when this epoch's batches ran out
+        self.on_run_out: Callable[[], None] | None = None  # called when the batches of a counted epoch ran out
         self._on_batch: Callable[[T], None] | None = None
         self._after: torch.Tensor | None = None  # of a resumed epoch: the generator once its order was drawn
 
@@ -129,17 +129,16 @@ class ResumableLoader(Generic[T]):
         if self._start is None or not self._resumed:
             self._start = self._generator.get_state()
         self._batches, self._resumed, self._over, self._after = skip, False, False, None
-        self.rng_at_end = None
         self._seeds.set_state(self._start)
         seed = _draw(self._seeds)
         if not self._drawn_from:  # no sampler moves it, so every epoch would give its workers the same seeds
             _draw(self._generator)
         batches: Iterator[T]
         if self._iterable:
-            batches = _read_up_to(skip, _apart(self._loader, seed))
+            batches = _read_up_to(skip, _apart(_Started(self._loader), seed))
         else:
             self._order.skip, self._order.seed = skip, seed
-            batches = iter(self._loader)
+            batches = iter(_Started(self._loader))
         self._running = running = object()
         try:
             for batch in batches:
@@ -153,7 +152,8 @@ class ResumableLoader(Generic[T]):
                     self._on_batch(batch)
                 yield batch
             if self._running is running and self.counts:
-                self.rng_at_end = capture_rng()  # the epoch is not over yet: whoever counts says when
+                if self.on_run_out is not None:  # the epoch is not over yet: whoever counts says when
+                    self.on_run_out()
             elif self._running is running:
                 self._start = None
         finally:
@@ -170,7 +170,7 @@ class ResumableLoader(Generic[T]):
         if self._resumed and self._after is not None:  # resumed after its last batch, and nobody asked for more
             self._generator.set_state(self._after)
         self._start, self._batches, self._after = None, 0, None
-        self._running, self._resumed, self._over, self.rng_at_end = None, False, False, None
+        self._running, self._resumed, self._over = None, False, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: at the start of an epoch, or inside one with the batches done."""
@@ -229,6 +229,19 @@ class ResumableLoader(Generic[T]):
             return len(self._loader)
         except TypeError:  # an IterableDataset or a sampler that does not know
             return None
+
+
+class _Started:
+    """A DataLoader whose workers outlive a stop."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        with starting(self._loader):
+            batches = iter(self._loader)
+        outlive_stops(batches)
+        return batches
 
 
 class _Skipping:

@@ -91,13 +91,14 @@ class CheckpointManager:
         self._config = plain_config(config)  # what it cannot hold is better known now than after the first epoch
         self._commits = Commits(self.directory, self.settings, on_saved)
         loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
-        self._progress = Progress(loaders)
+        self._progress = Progress(self._objects)
         self._stop = StopRequest(signals)
         self._stop_obeyed = False
         weakref.finalize(self, self._stop.stop_listening).atexit = False  # of one that nobody closed
         self._tenancy = Tenancy(self.directory, on_leave=self._stop.stop_listening)
         self._recorder = recording.current()
         if self._recorder is not None:
+            self._recorded_as = self._recorder.join(self.directory)
             for name, loader in loaders.items():
                 loader.watch(partial(self._recorder.handed_out, name))
         for setting in ("every_n_steps", "every_minutes"):
@@ -111,6 +112,7 @@ class CheckpointManager:
             logger.warning(line)
         self._metrics: dict[str, float] = {}
         self._driven = False  # epochs() says which epoch it is
+        self._owed = 0  # batches of the last step of an epoch, which leaves it to save what it might have saved
         self._unfinished = False  # save() was called here, and nothing has finished the run since
         self._warned = False
         self._started = time.monotonic()
@@ -144,11 +146,13 @@ class CheckpointManager:
             CheckpointError: as `resume_training`; also inside an epoch without the `ResumableLoader` that was saved.
             DirectoryLockedError: another process writes into the directory.
         """
-        self._tenancy.check()
+        self._check()
         if self._commits.run is not None:
             raise RuntimeError("resume: this manager has begun already; make a new one to go on from another file")
         with self._tenancy.begin():
-            return self._resume(source, strict)
+            resumed = self._resume(source, strict)
+        self._stop.listen()
+        return resumed
 
     def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
         if source == "auto" and not is_used(self.directory):
@@ -190,7 +194,7 @@ class CheckpointManager:
             DirectoryLockedError: another process writes into the directory.
             CheckpointWriteError: there is no room for what the run will hold.
         """
-        self._tenancy.check()
+        self._check()
         total = operator.index(total)
         if total < 0:
             raise ValueError(f"epochs: expected a whole number from 0, found {total}")
@@ -209,7 +213,7 @@ class CheckpointManager:
         finished, ended_before, mark = False, progress.ended, None
         try:
             while progress.position.epoch < total:
-                self._tenancy.check()
+                self._check()
                 ended_before, progress.ended = progress.ended, False
                 mark = fingerprint(self._objects)
                 yield progress.position.epoch
@@ -235,50 +239,50 @@ class CheckpointManager:
         """Count a batch; call it after ``optimizer.step()``. Inside an epoch it saves when a setting says so.
 
         With a `ResumableLoader` among the objects the loader's own count is taken, so gradients may be accumulated over
-        several batches between two calls. Without one a stop waits for `save`.
+        several batches between two calls. Without one, and after the last batch of an epoch, a stop waits for `save`.
 
         Raises:
             RuntimeError: after `save` in the same epoch. StopTraining: a stop was asked for, and ``last_model.pth`` is
                 saved.
         """
-        self._tenancy.check()
+        self._check()
         if self._driven and self._progress.ended:
             raise RuntimeError("step: this epoch has ended with save; call step before it")
         steps = self._progress.count_batch()
-        if not self._driven or not self._progress.loaders or self._progress.ran_out:
+        if not self._driven or not self._progress.loaders or self._progress.no_batch_is_left:
+            self._owed = steps if self._driven and self._progress.loaders else 0
             self._stop_for_recorder()
-            return  # ran out: the end of the epoch is at hand, and a place behind the last batch is none to go on from
+            return  # none is left: a loop that comes back there would have none of what its batches give it
         self._inside(plain_metrics(metrics or {}), steps)
 
     def poll(self) -> None:
-        """Let a stop come between: call it now and then in validation, before scheduler and early stopping step.
+        """Let a stop come between: call it now and then in validation, before anything else changes what is saved.
 
         It saves that only validation is left, with the random states as they were when the training batches ran out, so
-        that validation is done again from its beginning. While training batches are left, and without a
-        `ResumableLoader`, it does nothing: `step` and `save` see to that.
+        that validation is done again from its beginning, after no batch at all: whatever the loop uses of its batches
+        then must be among the objects. While training batches are left, and without a `ResumableLoader`, it does
+        nothing: `step` and `save` see to that.
 
         Raises:
             StopTraining: a stop was asked for, and ``last_model.pth`` is saved.
         """
-        self._tenancy.check()
-        if self.stop_requested and self._driven:
-            rng_state = self._progress.only_validation_is_left()
-            if rng_state is not None:
-                self._inside({}, steps=0, rng_state=rng_state)
+        self._check()
+        if self.stop_requested and self._driven and not self._progress.ended and self._progress.at_end is not None:
+            self._inside({}, steps=0, parts=self._progress.at_end)
 
-    def _inside(self, metrics: dict[str, float], steps: int, rng_state: Mapping[str, Any] | None = None) -> None:
+    def _inside(self, metrics: dict[str, float], steps: int, parts: Mapping[str, Any] | None = None) -> None:
         """Save inside an epoch if a setting, a stop or a certificate wants it, and leave if it was a stop."""
         stopping = self.stop_requested or (self._recorder is not None and self._recorder.is_stop(self.position))
         epoch = self.position.epoch
         decision = self._decide(epoch, metrics, steps=steps, inside_epoch=True, stopping=stopping)
-        self._carry_out(decision, epoch, metrics, rng_state)
+        self._carry_out(decision, epoch, metrics, parts)
         if self._recorder is not None:
             self._metrics = metrics
             if decision.names:
-                self._note("inside", rng_state)
+                self._note("inside", saved=True, rng=(parts or {}).get("rng_state"))
             self._recorder.at(self.position)
         self._stop_for_recorder()
-        if self.stop_requested:
+        if self.stop_requested and decision.names:  # a signal that came after the decision waits for the next one
             raise self._stopped(f"saved at {self.position}")
 
     def save(
@@ -294,7 +298,7 @@ class CheckpointManager:
                 nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. StopTraining: a
                 stop was asked for, and the end of this epoch is saved.
         """
-        self._tenancy.check()
+        self._check()
         if self._driven and (epoch is not None or global_step is not None):
             raise TypeError("save: epochs() counts epoch and global_step; leave them out")
         if self._driven and self._progress.ended:
@@ -308,14 +312,19 @@ class CheckpointManager:
         self._unfinished = True
         if begins:
             self._check_room(1)
-            self._stop.listen()
-        decision = self._decide(ended, self._metrics, stopping=self.stop_requested)
+        decision = self._decide(ended, self._metrics, owed=self._owed, stopping=self.stop_requested)
+        self._owed = 0
         self._carry_out(decision, ended, self._metrics)
-        self._note("end")
+        self._note("end", saved=bool(decision.names))
         self._stop_for_recorder()
         if self.stop_requested and LAST_NAME in decision.names:
             raise self._stopped(f"saved the end of epoch {ended}")
         return decision
+
+    def _check(self) -> None:
+        self._tenancy.check()
+        if self._stop_obeyed:  # somebody has caught it: what lies there is sound, and nothing is put over it
+            raise self._stopped("nothing is saved after that")
 
     def _stopped(self, what: str) -> StopTraining:
         self._unfinished = False  # the run goes on one day, so it has no final epoch yet
@@ -388,8 +397,9 @@ class CheckpointManager:
         decision: Decision,
         epoch: int,
         metrics: Mapping[str, float],
-        rng_state: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
+        """Write what was decided on; `parts` of the checkpoint are as they were before, not as they are now."""
         if not decision.names:
             return
         checkpoint = build(
@@ -401,14 +411,14 @@ class CheckpointManager:
             run=self._commits.next_run(),
             config=self._config,
             training_time=self._trained_before + time.monotonic() - self._started,
-            rng_state=rng_state,
         )
+        checkpoint |= parts or {}
         self._commits.commit(decision, checkpoint, self.position)
 
-    def _note(self, moment: recording.Moment, rng_state: Mapping[str, Any] | None = None) -> None:
+    def _note(self, moment: recording.Moment, **details: Any) -> None:
         if self._recorder is not None:
             record = {"metrics": self._metrics, "best": asdict(self.best)}
-            self._recorder.note(self.position, moment, self._objects, record, rng_state)
+            self._recorder.note(self.position, moment, self._objects, record, run=self._recorded_as, **details)
 
     def _stop_for_recorder(self) -> None:
         if self._recorder is not None:
@@ -430,6 +440,7 @@ class CheckpointManager:
             if is_used(self.directory):
                 raise self._used("for a fresh start")
             self._begin()
+        self._stop.listen()
 
     def _begin(self) -> None:
         with refusals_named(self.directory):

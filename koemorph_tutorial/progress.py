@@ -9,31 +9,35 @@ import torch
 from torch import nn
 
 from .loading import ResumableLoader
-from .records import Position
+from .records import Position, state_key
 from .rng import capture_rng
 
 
 class Progress:
-    """Count batches and epochs; with `loaders` the count is theirs, without any it is one a call.
+    """Count batches and epochs; with `loaders` among the objects the count is theirs, without any it is one a call.
 
     `position` is that of the next batch; `ended` says that the epoch before it has ended and none has begun since.
     """
 
-    def __init__(self, loaders: Mapping[str, ResumableLoader[Any]]) -> None:
-        self.loaders = dict(loaders)
+    def __init__(self, objects: Mapping[str, object]) -> None:
+        self.loaders = {name: item for name, item in objects.items() if isinstance(item, ResumableLoader)}
+        self._generators = {name: item for name, item in objects.items() if isinstance(item, torch.Generator)}
         self.position = Position()
         self.ended = False
         self._epoch_start = 0  # the global step at which the epoch under way began
         self._counted: ResumableLoader[Any] | None = None  # in this epoch
         self._usual: ResumableLoader[Any] | None = None  # in the epoch before
+        self.at_end: dict[str, Any] | None = None  # parts of a checkpoint, once only validation is left
+        for loader in self.loaders.values():
+            loader.on_run_out = self._ran_out
 
     def go_on(self, position: Position) -> None:
         """Begin at a position that was saved."""
         self.position = position
         self.ended = position.batch == 0
         self._epoch_start = position.global_step - position.batch
-        if position.batch and self.loaders:  # whose state says that it is inside the epoch is the one that counts
-            self._count_by(max(self.loaders.values(), key=lambda loader: loader.batches))
+        if position.batch and self.loaders:  # the furthest counts; of two, a shorter one may have begun again
+            self._count_by(max(self.loaders.values(), key=lambda loader: (loader.batches, loader.length)))
 
     def count_batch(self) -> int:
         """Count what was read since the last call and return how many batches that were.
@@ -56,23 +60,25 @@ class Progress:
         for loader in self.loaders.values():
             loader.end_epoch()
         self.position = Position(epoch=ended + 1, batch=0, global_step=self._epoch_start)
-        self.ended = True
+        self.ended, self.at_end = True, None
         for loader in self.loaders.values():
             loader.counts = False
         self._usual, self._counted = self._usual if self._counted is None else self._counted, None
         return ended
 
-    def only_validation_is_left(self) -> Mapping[str, Any] | None:
-        """Move behind the last batch if the counted loader ran out; return the random states of then, else None."""
-        if self.ended or self._counted is None or self._counted.rng_at_end is None:
-            return None
-        self._move_to(self._counted.batches)
-        return self._counted.rng_at_end
+    def _ran_out(self) -> None:
+        """Take what validation moves, as it is when the training batches ran out: a stop in it begins it anew."""
+        self.at_end = {
+            "rng_state": capture_rng(),
+            **{state_key(name): item.state_dict() for name, item in self.loaders.items()},
+            **{state_key(name): {"generator_state": item.get_state()} for name, item in self._generators.items()},
+        }
 
     @property
-    def ran_out(self) -> bool:
-        """Whether the counted loader has handed out its last batch: the epoch is about to end."""
-        return self._counted is not None and self._counted.is_over
+    def no_batch_is_left(self) -> bool:
+        """Whether the counted loader has handed out its last batch, as far as it knows: the epoch is about to end."""
+        counted = self._counted
+        return counted is not None and (counted.is_over or counted.batches >= counted.length)
 
     def _batches_read(self) -> int:
         if self._counted is None:  # of those that are being read the longest: shorter ones are cycled beside it
@@ -108,7 +114,7 @@ def fingerprint(objects: Mapping[str, object]) -> list[Any]:
     marks: list[Any] = [_marks(capture_rng())]
     for item in objects.values():
         if isinstance(item, nn.Module):
-            marks.append([(id(tensor), tensor._version) for tensor in (*item.parameters(), *item.buffers())])
+            marks.append([(id(tensor), _version(tensor)) for tensor in (*item.parameters(), *item.buffers())])
         elif isinstance(item, torch.optim.Optimizer):
             groups = [{key: value for key, value in group.items() if key != "params"} for group in item.param_groups]
             marks.append([_marks(groups), _marks(list(item.state.values()))])
@@ -119,11 +125,15 @@ def fingerprint(objects: Mapping[str, object]) -> list[Any]:
     return marks
 
 
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version  # one that cannot be trained has none
+
+
 def _marks(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.device.type == "cpu" and value.dtype in (torch.uint8, torch.int64) and value.numel() < 1 << 16:
             return value.numpy().tobytes()  # a random state
-        return value.item() if value.numel() == 1 else (value.data_ptr(), value._version)
+        return value.item() if value.numel() == 1 else (value.data_ptr(), _version(value))
     if isinstance(value, Mapping):
         return [(key, _marks(item)) for key, item in value.items()]
     return [_marks(item) for item in value] if isinstance(value, list | tuple) else value

@@ -44,7 +44,7 @@ def collect_metadata(modules: Mapping[str, nn.Module], training_time: float) -> 
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_of(modules),
-        "package_version": _package_version(),
+        "package_version": package_version(),
         **surroundings(),
     }
 
@@ -71,7 +71,8 @@ def surroundings() -> dict[str, int]:
     }
 
 
-def _package_version() -> str:
+def package_version() -> str:
+    """Return the version of this library, "unknown" where it was copied and not installed."""
     try:
         return packages.version("koemorph-tutorial")
     except packages.PackageNotFoundError:  # copied into another project, not installed

@@ -21,12 +21,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .digests import digest, leaves
-from .provenance import surroundings
-from .records import Position
+from .provenance import package_version, surroundings
+from .records import Position, UsedDirectoryError
 from .rng import capture_rng, prepare_rng
 from .state import check_objects, state_of
 
-TRAIL, STOP = "KOEMORPH_RECORD", "KOEMORPH_STOP"
+TRAIL, STOP, FOLDER = "KOEMORPH_RECORD", "KOEMORPH_STOP", "KOEMORPH_FOLDER"
 
 Moment = Literal["begin", "inside", "end"]  # of the process's run; inside an epoch; at the end of one
 
@@ -34,16 +34,18 @@ Moment = Literal["begin", "inside", "end"]  # of the process's run; inside an ep
 class Recorder:
     """Write to the file `trail` what a run is made of, and kill this process at the position `stop`, if given.
 
-    A `CheckpointManager` records by itself. A loop with another way of saving calls `record` at the end of each epoch,
-    and once more right after it restored.
+    A `CheckpointManager` records by itself, if its directory lies in `folder`. A loop with another way of saving calls
+    `record` at the end of each epoch, and once more right after it restored.
     """
 
-    def __init__(self, trail: Path, stop: Position | None = None) -> None:
+    def __init__(self, trail: Path, folder: Path, stop: Position | None = None) -> None:
         self._file = os.open(trail, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._folder = folder.resolve()
         self._stop = stop
         self._position = Position()
         self._handed_out: dict[str, int] = {}  # batches since that position, by the name of their loader
-        self._loaders: list[DataLoader[Any]] = []
+        self._opened = 0  # loaders whose iteration began since then
+        self._run, self._runs = 0, 0  # the one that was noted last; one for each manager
         self._began = False
         self._watch_loaders()
 
@@ -53,13 +55,38 @@ class Recorder:
         Call it once an epoch has been saved (``Position(epoch=epoch + 1)``), and right after a restore.
         """
         check_objects(objects)
-        self.note(position, "inside" if position.batch else "end", objects, {})
+        self.note(position, "inside" if position.batch else "end", objects, {}, saved=True)
         self.stop_at(position)
 
+    def join(self, directory: Path) -> int:
+        """Return the number of a manager that begins in `directory`.
+
+        Raises:
+            UsedDirectoryError: it lies where a run of the user's may be, which would be gone on with.
+        """
+        if not directory.resolve().is_relative_to(self._folder):
+            raise UsedDirectoryError(
+                f"{directory}: expected a directory in the folder that the certificate made for this process, "
+                f"{self._folder}; give the CheckpointManager a relative path"
+            )
+        self._runs += 1
+        return self._runs
+
     def note(
-        self, position: Position, moment: Moment, objects: Mapping[str, Any], record: Mapping[str, Any], rng: Any = None
+        self,
+        position: Position,
+        moment: Moment,
+        objects: Mapping[str, Any],
+        record: Mapping[str, Any],
+        *,
+        run: int = 0,
+        saved: bool = False,
+        rng: Any = None,
     ) -> None:
-        """Write down the state of `objects`, what else is in `record`, and the random states: `rng`, else today's."""
+        """Write down the state of `objects`, what else is in `record`, and the random states: `rng`, else today's.
+
+        `saved`: what is written down has been saved as well, so that a resume can begin from here.
+        """
         random_states = capture_rng()
         states: dict[str, Any] = {"position": asdict(position)}
         states |= {name: state_of(item) for name, item in objects.items()}
@@ -68,15 +95,18 @@ class Recorder:
         if not self._began:
             self._began = True
             self._write({"environment": _environment(objects)})
+        self._run = run
         self.at(position)
         components = {name: dict(leaves(state)) for name, state in states.items()}
         prepare_rng(random_states)()  # a state_dict may draw random numbers
-        self._write({"moment": moment, "position": _numbers(position), "components": components})
+        place = {"run": run, "position": _numbers(position)}
+        self._write({"moment": moment, **place, "saved": saved, "components": components})
 
     def at(self, position: Position) -> None:
         """Say where the run is: what loaders hand out from now on comes after that."""
         self._position = position
         self._handed_out.clear()
+        self._opened = 0
 
     def is_stop(self, position: Position) -> bool:
         """Say whether the process is to be killed at `position`."""
@@ -85,12 +115,15 @@ class Recorder:
     def stop_at(self, position: Position) -> None:
         """Kill this process if it is to be killed at `position`."""
         if self.is_stop(position):
+            self._write({"stop": _numbers(position)})  # any other kill is not ours
             os.kill(os.getpid(), signal.SIGKILL)
 
     def handed_out(self, name: str, batch: object) -> None:
         """Write down a batch of the loader called `name`."""
-        count = self._handed_out[name] = self._handed_out.get(name, 0) + 1
-        self._write({"loader": name, "position": _numbers(self._position), "count": count, "batch": digest(batch)})
+        if self._began:  # before that nobody knows where the run is
+            count = self._handed_out[name] = self._handed_out.get(name, 0) + 1
+            place = {"run": self._run, "position": _numbers(self._position)}
+            self._write({"loader": name, **place, "count": count, "batch": digest(batch)})
 
     def _watch_loaders(self) -> None:
         """Write down what any DataLoader hands out, but for those in a `ResumableLoader` that is watched itself."""
@@ -98,23 +131,41 @@ class Recorder:
 
         def watched(loader: DataLoader[Any]) -> Any:
             batches = iterate(loader)
-            return batches if vars(loader).get("watched_above") else self._watched(loader, batches)
+            return batches if vars(loader).get("watched_above") else _Watched(batches, self)
 
         DataLoader.__iter__ = watched  # type: ignore[method-assign]  # in a process that is there for this
 
-    def _watched(self, loader: DataLoader[Any], batches: Any) -> Any:
-        if loader not in self._loaders:
-            self._loaders.append(loader)
-        name = f"DataLoader {self._loaders.index(loader)}"
-        for batch in batches:
-            self.handed_out(name, batch)
-            yield batch
+    def opened(self) -> str:
+        """Return the name of a loader whose iteration begins: one made anew for each validation has it each time."""
+        self._opened += 1
+        return f"DataLoader {self._opened}"
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         line = (json.dumps(entry) + "\n").encode()
         while line:
             line = line[os.write(self._file, line) :]
         os.fsync(self._file)
+
+
+class _Watched:
+    """The iterator of a DataLoader, whose batches are written down."""
+
+    def __init__(self, batches: Any, recorder: Recorder) -> None:
+        self._batches, self._recorder, self._name = batches, recorder, recorder.opened()
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        self._recorder.handed_out(self._name, batch)
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
 
 
 def _numbers(position: Position) -> list[int]:
@@ -125,6 +176,7 @@ def _environment(objects: Mapping[str, Any]) -> dict[str, Any]:
     modules = (item for item in objects.values() if isinstance(item, nn.Module))
     devices = (str(parameter.device) for module in modules for parameter in module.parameters())
     return {
+        "koemorph_tutorial": package_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -138,10 +190,10 @@ def _environment(objects: Mapping[str, Any]) -> dict[str, Any]:
 _recorder: Recorder | None = None
 
 
-def begin(trail: Path, stop: Position | None = None) -> Recorder:
-    """Make this process record, all managers in it included."""
+def begin(trail: Path, folder: Path, stop: Position | None = None) -> Recorder:
+    """Make this process record, all managers in it included, whose directories must lie in `folder`."""
     global _recorder
-    _recorder = Recorder(trail, stop)
+    _recorder = Recorder(trail, folder, stop)
     return _recorder
 
 
@@ -151,5 +203,6 @@ def current() -> Recorder | None:
     if _recorder is None and trail is not None:
         stop = os.environ.get(STOP)
         epoch, batch = map(int, stop.split(",")) if stop else (0, 0)
-        return begin(Path(trail), Position(epoch=epoch, batch=batch) if stop else None)
+        folder = Path(os.environ.get(FOLDER, Path.cwd()))
+        return begin(Path(trail), folder, Position(epoch=epoch, batch=batch) if stop else None)
     return _recorder

@@ -37,6 +37,7 @@ def decide(
     files: Sequence[CheckpointFile] = (),
     seconds_since_save: float = 0.0,
     steps: int = 1,
+    owed: int = 0,
     inside_epoch: bool = False,
     ending: bool = False,
     stopping: bool = False,
@@ -45,8 +46,8 @@ def decide(
 
     By default `epoch` has just ended and `metrics` are its own. `inside_epoch`: after one of its batches. `ending`: the
     loop over the epochs is over and `epoch` was its last. `stopping`: the process is asked to leave. `global_step`
-    counts batches, `steps` those since the last question; `seconds_since_save` is the age of the newest save; `files`
-    are those of the directory.
+    counts batches, `steps` those since the last question, `owed` those of the last question of an epoch that was put
+    off to its end; `seconds_since_save` is the age of the newest save; `files` are those of the directory.
 
     >>> print(
     ...     decide(CheckpointSettings(), epoch=3, global_step=40, metrics={"loss": 1.0}, best=Best(value=0.5, epoch=2))
@@ -79,8 +80,7 @@ def decide(
         reasons.append(
             f"epoch {epoch} is a milestone" if epoch in settings.milestones else f"every {settings.save_freq} epochs"
         )
-    if stopping:
-        reasons.append("a stop was asked for")
+    reasons += _inside(settings, global_step, owed, seconds_since_save, stopping) if owed or stopping else []
     names = (
         *([BEST_NAME] if better else []),
         *([numbered] if due else []),

@@ -92,14 +92,12 @@ def build(
     run: Mapping[str, Any],
     config: Any = None,
     training_time: float = 0.0,
-    rng_state: Mapping[str, Any] | None = None,
     copy: bool = False,
 ) -> dict[str, Any]:
     """Return the checkpoint of `objects`: one dict in format version 1.
 
     `epoch` is the epoch that ended or that the save is inside of, `position` that of the next batch, `run` the line of
-    runs with its count of saves, `training_time` in seconds, `rng_state` what `capture_rng` returned where it is not to
-    be that of now. Tensors alias live memory unless `copy` is True.
+    runs with its count of saves, `training_time` in seconds. Tensors alias live memory unless `copy` is True.
 
     >>> model = nn.Linear(2, 1)
     >>> checkpoint = build({"model": model}, epoch=0, position=Position(epoch=1), metrics={}, best=Best(), run={})
@@ -119,7 +117,7 @@ def build(
         "optimizer_parameters": describe_parameters(objects),
         "metrics": dict(metrics),
         "best": asdict(best),
-        "rng_state": random_states if rng_state is None else rng_state,
+        "rng_state": random_states,
         "config": plain_config(config),
         "metadata": {
             **collect_metadata(modules, training_time),

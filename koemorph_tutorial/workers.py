@@ -6,19 +6,22 @@ So a batch is given its own random numbers: those of its epoch and its number, w
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-# How long a worker survives a stop signal, sent to it with all others of a job: the batch that is under way in the main
-# process needs its workers until it is saved. They end with the main process, whatever this says.
-OUTLIVE = 60.0  # seconds
+# Who stops a whole job signals its workers as well. The batch that is under way in the main process needs them until it
+# is saved; they notice when that process has ended, and end with it.
 _STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -67,19 +70,41 @@ def _seed(ticket: Ticket) -> None:
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """A worker_init_fn that makes the worker outlive a stop, and then calls the one that was given."""
+    """A worker_init_fn that makes the worker outlive stops, and then calls the one that was given."""
 
     given: Callable[[int], None] | None
 
     def __call__(self, worker: int) -> None:
         """Begin in the worker number `worker`."""
         for number in _STOPS:
-            signal.signal(number, _outlive)
+            signal.signal(number, _ignore)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         if self.given is not None:
             self.given(worker)
 
 
-def _outlive(number: int, frame: FrameType | None) -> None:
-    for each in (*_STOPS, signal.SIGALRM):
-        signal.signal(each, signal.SIG_DFL)  # the next one is meant
-    signal.setitimer(signal.ITIMER_REAL, OUTLIVE)
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing: SIG_IGN would be inherited by the programs that a dataset starts."""
+
+
+@contextmanager
+def starting(loader: DataLoader[Any]) -> Iterator[None]:
+    """Have no stop signal reach the workers that are started meanwhile before they can ignore it; it waits."""
+    if not loader.num_workers:
+        yield
+        return
+    if multiprocessing.get_start_method(allow_none=True) != "fork" or loader.multiprocessing_context is not None:
+        resource_tracker.ensure_running()  # it is started once, and unblocks signals when it is
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_stops(batches: object) -> None:
+    """Have the workers of a DataLoader's iterator ended by SIGKILL where they would be by SIGTERM: they ignore that."""
+    for worker in getattr(batches, "_workers", ()):
+        process = getattr(worker, "_popen", None)
+        if process is not None:
+            process.terminate = process.kill

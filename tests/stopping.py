@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,12 @@ class Moments:
                 setattr(os, name, original)
 
 
-def train(folder: Path, moment: Moments, epochs: int = 4) -> None:
-    """Train as somebody would who has never heard of stops: code after the inner loop, no except clause."""
+def train(folder: Path, moment: Moments, epochs: int = 4, shape: str = "") -> None:
+    """Train as somebody would who has never heard of stops: code after the inner loop, no except clause.
+
+    Shapes: "accumulated" steps after every fourth of six batches and drops the rest; "validated" has the loader of the
+    validation among its objects, twice as long and iterated twice, and a generator that validation draws from.
+    """
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
@@ -68,27 +73,35 @@ def train(folder: Path, moment: Moments, epochs: int = 4) -> None:
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
     data = TensorDataset(torch.linspace(-1, 1, 72).reshape(24, 3).sin())
     loader, mean = ResumableLoader(DataLoader(data, 4, shuffle=True)), RunningMean()
-    validation = DataLoader(data, 4, shuffle=True)  # draws from the global generator, and so does what follows it
+    validation: Any = DataLoader(data, 4, shuffle=True)  # draws from the global generator, and so does what follows it
     objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader, "mean": mean}
+    generator = None  # of validation's noise: the global one
+    if shape == "validated":
+        validation = ResumableLoader(DataLoader(data, 2, shuffle=True))
+        generator = torch.Generator().manual_seed(5)
+        objects = {"validation": validation, "generator": generator, **objects}
     with CheckpointManager(folder, objects, save_freq=2, keep_last_n=2, milestones=()) as checkpoints:
         for _ in checkpoints.epochs(epochs):
             model.train()
-            for (batch,) in loader:
+            for number, (batch,) in enumerate(loader, checkpoints.position.batch):
                 moment("training", "forward")
                 loss = (model(batch * random.gauss(1, 0.1)) - batch.sum(1, keepdim=True)).square().mean()
-                optimizer.zero_grad()
                 loss.backward()
-                moment("training", "optimizer.step")
-                optimizer.step()
                 mean.add(loss.item(), count=len(batch))
-                moment("training", "step")
-                checkpoints.step()
+                if shape != "accumulated" or number % 4 == 3:
+                    moment("training", "optimizer.step")
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    moment("training", "step")
+                    checkpoints.step()
+            optimizer.zero_grad()
             model.eval()
             losses = []
-            for (batch,) in validation:
+            for (batch,) in chain(validation, validation if shape == "validated" else ()):
                 moment("validation", "forward")
                 with torch.no_grad():
-                    noisy = batch + 0.1 * torch.randn_like(batch) + float(np.random.normal())
+                    noisy = batch + torch.randn(batch.shape, generator=generator) + 0.1 * float(np.random.normal())
+                    noisy += 0.1 * torch.randn_like(batch)
                     losses.append(model(noisy).square().mean())
                 moment("validation", "poll")
                 checkpoints.poll()

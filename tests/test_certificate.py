@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from koemorph_tutorial import CheckpointManager, Position
 from koemorph_tutorial.testing import Certificate, CertificateError, Recorder, certify, certify_script
@@ -104,7 +107,7 @@ def test_a_training_that_is_not_seeded_gets_no_verdict() -> None:
 
     certificate = certify(loop, stops=[Position(epoch=2)])
     assert not certificate.certified
-    assert "two runs that nobody has stopped yet differ at the end of epoch 0: model.weight" in certificate.problem
+    assert "two runs that nobody has stopped differ at the end of epoch 0: model.weight" in certificate.problem
     assert "seed random, numpy and torch" in str(certificate)
 
 
@@ -181,7 +184,9 @@ def test_a_training_that_fails_by_itself_is_an_error() -> None:
     def loop(folder: Path, recorder: Recorder) -> None:
         raise RuntimeError("broken as it is")
 
-    with pytest.raises(CertificateError, match="the training fails without any stop: RuntimeError: broken as it is"):
+    with pytest.raises(
+        CertificateError, match="the training fails without any stop, in an empty folder: RuntimeError: broken as it is"
+    ):
         certify(loop)
 
 
@@ -191,11 +196,173 @@ def test_a_training_of_which_nothing_was_recorded_is_an_error() -> None:
         certify(lambda folder, recorder: None)
 
 
-def test_without_stops_they_are_chosen_at_an_end_and_inside() -> None:
-    """Both kinds of resume are tried without being asked for."""
+def test_without_stops_they_are_chosen_at_ends_and_inside() -> None:
+    """Both kinds of resume are tried without being asked for, and one of them late."""
     certificate = certify(lambda folder, recorder: forgetting.train(folder))
-    assert [0, 2] == [trial.stop.batch for trial in certificate.trials]
+    assert [(1, 0), (3, 2), (4, 0)] == [(trial.stop.epoch, trial.stop.batch) for trial in certificate.trials]
     assert certificate.certified
+
+
+def test_one_epoch_is_stopped_inside_or_not_at_all() -> None:
+    """At its end there is no training left that could be compared."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder, epochs=1))
+    assert [(0, 2)] == [(trial.stop.epoch, trial.stop.batch) for trial in certificate.trials]
+    assert certificate.certified
+    with pytest.raises(CertificateError, match="one epoch without a ResumableLoader has no place to stop"):
+        certify(lambda folder, recorder: recorder.record(Position(epoch=1), model=torch.nn.Identity()))
+
+
+def test_where_no_training_is_left_nothing_is_certified() -> None:
+    """A stop at the very end compares nothing."""
+    certificate = certify(lambda folder, recorder: forgetting.train(folder), stops=[Position(epoch=5)])
+    assert "no training was left after this stop, so nothing could be compared" in str(certificate)
+
+
+def small(folder: Path, before_epoch: Callable[[int, torch.nn.Module], None] = lambda epoch, model: None) -> None:
+    """Train a model that is saved by a manager in `folder`, with all that `before_epoch` does to it."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with CheckpointManager(folder, {"model": model, "optimizer": optimizer}, save_freq=1) as checkpoints:
+        for epoch in checkpoints.epochs(4):
+            before_epoch(epoch, model)
+            loss = model(torch.randn(4, 2)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            checkpoints.save({"loss": loss})
+
+
+def test_a_run_that_begins_again_is_not_certified() -> None:
+    """It does all that the straight run did, since it is one: a folder named by the clock, say."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        small(folder / str(len(list(folder.iterdir()))))
+
+    certificate = certify(loop, stops=[Position(epoch=2)])
+    assert "expected to go on at epoch 2, batch 0, where it was saved last, found epoch 0, batch 0" in str(certificate)
+
+
+def test_a_hand_made_loop_that_begins_again_is_not_certified() -> None:
+    """The same without a manager."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        (folder / "state.pth").unlink(missing_ok=True)
+        hand_made(folder, recorder)
+
+    assert "expected to go on at epoch 3, batch 0" in str(certify(loop, stops=[Position(epoch=3)]))
+
+
+def test_what_is_lost_outside_the_objects_is_said_to_be_outside() -> None:
+    """A counter that nobody hands over: all is equal right after the resume."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        calls: list[int] = []
+
+        def unfreeze(epoch: int, model: torch.nn.Module) -> None:
+            calls.append(epoch)
+            model.bias.requires_grad_(len(calls) > 2)
+
+        small(folder, unfreeze)
+
+    certificate = certify(loop, stops=[Position(epoch=3)])
+    assert "all was equal right after the resume, so look for something that is not among the objects" in str(
+        certificate
+    )
+
+
+def test_noise_that_comes_late_is_not_blamed_on_the_resume() -> None:
+    """Before it says no, it looks whether two runs without a stop are alike."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        small(folder, lambda epoch, model: torch.seed() if epoch == 3 else None)  # type: ignore[arg-type, return-value]
+
+    certificate = certify(loop, stops=[Position(epoch=1)])
+    assert certificate.problem.startswith("two runs that nobody has stopped differ at the end of epoch 3")
+
+
+def test_a_loop_that_seeds_each_epoch_may_record_right_after_its_restore() -> None:
+    """The random states are others there, and nobody draws from them."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        if (folder / "state.pth").exists():
+            saved = torch.load(folder / "state.pth")
+            model = torch.nn.Linear(2, 2)
+            model.load_state_dict(saved["model"])
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            optimizer.load_state_dict(saved["optimizer"])
+            recorder.record(Position(epoch=saved["epoch"] + 1), model=model, optimizer=optimizer)
+        hand_made(folder, recorder)
+
+    assert certify(loop, stops=[Position(epoch=2)]).certified
+
+
+def validated(folder: Path, *, shorter: bool = False) -> None:
+    """Train with a DataLoader that is made anew for each validation, and one batch that is looked at beforehand."""
+    data = TensorDataset(torch.linspace(-1, 1, 24).reshape(12, 2))
+    next(iter(DataLoader(data, 4)))
+
+    def validate(epoch: int, model: torch.nn.Module) -> None:
+        subset = data if not shorter or epoch < 2 else TensorDataset(data.tensors[0][:8])
+        for (batch,) in DataLoader(subset, 4):
+            model(batch)
+
+    small(folder, validate)
+
+
+def test_loaders_that_are_made_for_each_validation_are_followed() -> None:
+    """They are told apart by when they are opened, not by which object they are."""
+    certificate = certify(lambda folder, recorder: validated(folder), stops=[Position(epoch=2)])
+    assert certificate.certified, str(certificate)
+    assert "data of DataLoader 1" in certificate.components
+
+
+def test_batches_that_are_missing_after_the_resume_are_noticed() -> None:
+    """Though nothing of what is saved depends on them."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        validated(folder, shorter=any(folder.iterdir()))
+
+    difference = certify(loop, stops=[Position(epoch=2)]).first_difference
+    assert difference is not None
+    assert ("data of DataLoader 1", "a batch", "none") == (difference.component, difference.expected, difference.found)
+
+
+def test_two_trainings_in_one_process_are_told_apart() -> None:
+    """One after another, each in a directory of its own; the stop comes in the first that reaches it."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        for stage in ("first", "second"):
+            small(folder / stage)
+
+    certificate = certify(loop, stops=[Position(epoch=2)])
+    assert certificate.certified, str(certificate)
+
+
+def test_a_directory_of_the_users_is_not_gone_on_with(tmp_path: Path) -> None:
+    """A loop that saves elsewhere would continue a real run."""
+    with pytest.raises(CertificateError, match="expected a directory in the folder that the certificate made"):
+        certify(lambda folder, recorder: small(tmp_path / "real"), stops=[Position(epoch=2)])
+    assert not (tmp_path / "real").exists()
+
+
+def test_a_process_that_is_killed_by_somebody_else_has_not_reached_its_stop() -> None:
+    """Only its own kill counts, at the place that was asked for."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        if folder.parent.name != "straight":
+            os.kill(os.getpid(), signal.SIGKILL)
+        small(folder)
+
+    certificate = certify(loop, stops=[Position(epoch=2)])
+    assert "epoch 2, batch 0: this stop was never reached: killed by SIGKILL" in str(certificate)
+
+
+def test_a_working_folder_with_files_in_it_is_refused(tmp_path: Path) -> None:
+    """A run of an earlier certificate there would be gone on with."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CertificateError, match="expected an empty folder to work in, found files"):
+        certify(lambda folder, recorder: small(folder), workdir=tmp_path)
 
 
 def test_the_receipt_says_what_was_compared_and_where() -> None:

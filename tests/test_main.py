@@ -408,7 +408,7 @@ def test_the_example_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["certify", "--json", *settings])
     receipt = json.loads(capsys.readouterr().out)
     assert receipt["certified"]
-    assert [0, 2] == [stop["resumed_at"]["batch"] for stop in receipt["stops"]]
+    assert [0, 2, 0] == [stop["resumed_at"]["batch"] for stop in receipt["stops"]]
     assert 2 == receipt["environment"]["threads"]
 
 
@@ -416,8 +416,16 @@ def test_the_example_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     ("script", "code", "says"),
     [
         ("import random; random.random()", 2, "nothing was recorded: expected a CheckpointManager that saves"),
-        ("raise SystemExit('no data')", 2, "the training fails without any stop: exit code 1: no data"),
-        ("def (", 2, "the training fails without any stop: exit code 1: SyntaxError: invalid syntax"),
+        (
+            "raise SystemExit('no data')",
+            2,
+            "the training fails without any stop, in an empty folder: exit code 1: no data",
+        ),
+        (
+            "def (",
+            2,
+            "the training fails without any stop, in an empty folder: exit code 1: SyntaxError: invalid syntax",
+        ),
         (None, 2, "expected a Python script, found none"),
     ],
 )

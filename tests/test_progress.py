@@ -94,16 +94,15 @@ def test_each_epoch_counts_the_loader_that_it_reads() -> None:
     assert Position(epoch=3, batch=0, global_step=2 + 2 + 3) == progress.position
 
 
-def test_a_loader_that_ran_out_is_known() -> None:
-    """The step after the loop, of gradients accumulated over its last batches."""
+def test_it_is_known_that_no_batch_is_left() -> None:
+    """At the last batch, and in the step after the loop, of gradients accumulated over its last batches."""
     read = loader(3)
     progress = Progress({"loader": read})
-    for number, _ in enumerate(read):
-        if number == 0:
-            progress.count_batch()
-            assert not progress.ran_out
-    progress.count_batch()
-    assert progress.ran_out
+    found = []
+    for _ in read:
+        progress.count_batch()
+        found.append(progress.no_batch_is_left)
+    assert [False, False, True, True] == [*found, progress.no_batch_is_left]
 
 
 def moved() -> dict[str, Any]:

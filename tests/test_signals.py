@@ -222,11 +222,11 @@ def test_a_signal_from_another_process_is_noted_during_a_write(tmp_path: Path) -
     request.stop_listening()
 
 
-def moments_of_a_training(folder: Path) -> tuple[list[Moment], dict[str, dict[str, str]]]:
+def moments_of_a_training(folder: Path, shape: str = "") -> tuple[list[Moment], dict[str, dict[str, str]]]:
     """Return the moments of the training of `stopping` that nobody stops, and what it leaves."""
 
     def work() -> list[Moment]:
-        stopping.train(folder / "straight", moments := stopping.Moments())
+        stopping.train(folder / "straight", moments := stopping.Moments(), shape=shape)
         return moments.seen
 
     folder.mkdir(exist_ok=True)
@@ -250,13 +250,15 @@ def spread(moments: list[Moment], count: int) -> list[Moment]:
     return chosen
 
 
-def stopped_and_resumed(folder: Path, moment: Moment) -> tuple[str | None, bool, dict[str, dict[str, str]]]:
+def stopped_and_resumed(
+    folder: Path, moment: Moment, shape: str = ""
+) -> tuple[str | None, bool, dict[str, dict[str, str]]]:
     """Send SIGTERM at a moment, then resume; return how it ended, whether code after the loop ran, what is left."""
     folder.mkdir()
     run = folder / "run"
-    stopped = children.run(lambda: stopping.train(run, stopping.Moments(moment)), folder, timeout=60)
+    stopped = children.run(lambda: stopping.train(run, stopping.Moments(moment), shape=shape), folder, timeout=60)
     ran_on = (run / "after.txt").exists()
-    resumed = children.run(lambda: stopping.train(run, stopping.Moments()), folder, timeout=60)
+    resumed = children.run(lambda: stopping.train(run, stopping.Moments(), shape=shape), folder, timeout=60)
     assert resumed.error is None
     return stopped.error, ran_on, contents(run)
 
@@ -268,6 +270,123 @@ def test_a_stop_at_any_moment_leaves_a_run_that_resumes_bitwise(tmp_path: Path) 
         how, ran_on, found = stopped_and_resumed(tmp_path / str(number), moment)
         assert ("exit code 3", False) == (how, ran_on), moment
         assert expected == found, moment
+
+
+@pytest.mark.parametrize("shape", ["accumulated", "validated"])
+def test_so_does_a_loop_of_another_shape(shape: str, tmp_path: Path) -> None:
+    """What only validation moves begins it anew; what a step has not counted stays uncounted."""
+    moments, expected = moments_of_a_training(tmp_path / "straight", shape)
+    polls = [moment for moment in moments if moment[1] == "poll"]
+    steps = [moment for moment in moments if moment[1] == "forward" and moment[0] == "training"]
+    for number, moment in enumerate((polls[2], polls[-1], steps[len(steps) // 2])):
+        how, ran_on, found = stopped_and_resumed(tmp_path / str(number), moment, shape)
+        assert ("exit code 3", False) == (how, ran_on), moment
+        assert expected == found, moment
+
+
+def trained(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """Run a loop of four epochs with six batches; `body` stands in its inner loop, `stop()` sends SIGTERM."""
+    script = f"""
+import os, signal, sys, time, torch
+from torch.utils.data import DataLoader, TensorDataset
+from koemorph_tutorial import CheckpointManager, ResumableLoader, StopTraining
+def stop(): os.kill(os.getpid(), signal.SIGTERM)
+model = torch.nn.Linear(1, 1)
+loader = ResumableLoader(DataLoader(TensorDataset(torch.zeros(6, 1))))
+checkpoints = CheckpointManager("run", {{"model": model, "loader": loader}}, save_freq=1)
+{textwrap.dedent(body)}
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=folder)
+
+
+def newest(folder: Path) -> tuple[int, int]:
+    """Return epoch and batch of the newest checkpoint."""
+    position = list_checkpoints(folder / "run")[0].position
+    return position.epoch, position.batch
+
+
+def test_a_signal_between_the_decision_and_its_end_waits_for_the_next_step(tmp_path: Path) -> None:
+    """Nobody says that something is saved that is not."""
+    done = trained(
+        tmp_path,
+        """
+        decide, steps = checkpoints._decide, []
+        def and_then_stop(*arguments, **more):
+            decision = decide(*arguments, **more)
+            steps.append(decision)
+            if len(steps) == 3:
+                stop()
+            return decision
+        checkpoints._decide = and_then_stop
+        for epoch in checkpoints.epochs(4):
+            for batch in loader:
+                checkpoints.step()
+            checkpoints.save({"loss": 1.0})
+        """,
+    )
+    assert 3 == done.returncode, done.stderr
+    assert (0, 4) == newest(tmp_path)
+
+
+def test_what_is_saved_at_a_stop_is_not_written_over(tmp_path: Path) -> None:
+    """By a loop that catches everything and saves in a finally clause: half an epoch would pass for a whole one."""
+    done = trained(
+        tmp_path,
+        """
+        for epoch in checkpoints.epochs(4):
+            try:
+                for batch in loader:
+                    if checkpoints.position.batch == 2:
+                        stop()
+                    checkpoints.step()
+            finally:
+                checkpoints.save({"loss": 1.0})
+        """,
+    )
+    assert 3 == done.returncode, done.stderr
+    assert (0, 3) == newest(tmp_path)
+
+
+def test_a_loop_that_counts_its_own_epochs_is_stopped_at_their_ends(tmp_path: Path) -> None:
+    """Also after a resume."""
+    body = """
+        first = checkpoints.resume().position.epoch
+        for epoch in range(first, 9):
+            for batch in loader:
+                checkpoints.step()
+            if epoch in (1, 3):
+                stop()
+            checkpoints.save({"loss": 1.0}, epoch=epoch)
+        """
+    for expected in ((2, 0), (4, 0)):
+        done = trained(tmp_path, body)
+        assert 3 == done.returncode, done.stderr
+        assert expected == newest(tmp_path)
+
+
+def test_the_loader_that_counts_is_the_longer_of_two_that_stopped_at_one_batch(tmp_path: Path) -> None:
+    """A shorter one that is begun again and again beside it stands first among the objects."""
+    body = """
+        side = ResumableLoader(DataLoader(TensorDataset(torch.zeros(3, 1))))
+        checkpoints = CheckpointManager("run", {"side": side, "model": model, "loader": loader}, save_freq=1)
+        for epoch in checkpoints.epochs(2):
+            others = iter(side)
+            for batch in loader:
+                try:
+                    next(others)
+                except StopIteration:
+                    others = iter(side)
+                    next(others)
+                if len(sys.argv) > 1 and checkpoints.position.batch == 1:
+                    stop()
+                checkpoints.step()
+            checkpoints.save({"loss": 1.0})
+        """
+    assert 3 == trained(tmp_path, "sys.argv.append('stop')" + textwrap.dedent(body).replace("\n", "\n", 1)).returncode
+    assert (0, 2) == newest(tmp_path)
+    done = trained(tmp_path, body)
+    assert 0 == done.returncode, done.stderr
+    assert (2, 0) == newest(tmp_path)
 
 
 def test_validation_is_one_of_the_moments_that_are_tried(tmp_path: Path) -> None:

@@ -162,6 +162,67 @@ def test_a_signal_to_the_whole_group_stops_it_with_a_save(number: signal.Signals
     assert not _group_lives(process.pid)
 
 
+def test_an_error_in_a_worker_ends_the_training_at_once(tmp_path: Path) -> None:
+    """Workers that ignore a request to end are ended by another way."""
+    (tmp_path / "train.py").write_text(
+        textwrap.dedent("""
+            import torch
+            from torch.utils.data import DataLoader
+            from koemorph_tutorial import ResumableLoader
+
+            class Broken(torch.utils.data.Dataset):
+                def __len__(self):
+                    return 100
+                def __getitem__(self, index):
+                    if index == 5:
+                        raise ValueError("a bad sample")
+                    return index
+
+            for batch in ResumableLoader(DataLoader(Broken(), 2, num_workers=2)):
+                pass
+        """)
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "a bad sample" in done.stderr
+    assert time.monotonic() - begin < 30
+
+
+def test_a_signal_that_comes_while_workers_start_waits(tmp_path: Path) -> None:
+    """Until they can ignore it; with both ways to start them."""
+    for how in ("fork", "spawn"):
+        (tmp_path / "train.py").write_text(
+            textwrap.dedent(SCRIPT)
+            .replace("num_workers=2", f"num_workers=2, multiprocessing_context={how!r}")
+            .replace("for batch in loader:", "for batch in stopping(loader):")
+            .replace("if __name__", STOPPING + "if __name__")
+        )
+        done = subprocess.run(
+            [sys.executable, "train.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            start_new_session=True,
+        )
+        assert 3 == done.returncode, done.stderr
+
+
+STOPPING = """
+def stopping(loader):
+    # A group signal as soon as the first worker is there.
+    import multiprocessing.process
+    start = multiprocessing.process.BaseProcess.start
+    def and_stop(self):
+        start(self)
+        os.killpg(os.getpgid(0), signal.SIGTERM)
+        multiprocessing.process.BaseProcess.start = start
+    multiprocessing.process.BaseProcess.start = and_stop
+    return loader
+
+"""
+
+
 def _group_lives(leader: int) -> bool:
     try:
         os.killpg(leader, 0)

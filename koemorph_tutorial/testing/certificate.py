@@ -30,7 +30,7 @@ from koemorph_tutorial.records import Position
 
 from . import children
 from .children import Ended
-from .trails import Difference, Trail, against, where
+from .trails import Comparison, Difference, Trail, against, where
 
 Loop = Callable[[Path, Recorder], None]
 
@@ -62,7 +62,7 @@ class Resumption:
             start += f", resumed at {where(self.resumed_at)}"
         if self.certified:
             return f"{start}: {self.moments} moments and {self.batches} batches compared, bitwise equal"
-        return f"{start}: " + (f"differs {self.difference}" if self.difference else self.error)
+        return f"{start}: " + (f"differs {self.difference}" if self.difference else self.error or "not compared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +128,10 @@ def certify(
 
     A `CheckpointManager` in it records by itself; with another way of saving `loop` calls ``recorder.record(position,
     **objects)`` after each epoch's save, and right after a restore. `stops` are positions at which it is killed; a
-    manager with a `ResumableLoader` saves there first where that is inside an epoch. None: the end of an epoch, and one
-    inside where that can be. Each process is forked from this one, with one thread of torch, the resumed ones with
-    other random states; `timeout` in seconds holds for each. `workdir` keeps what they wrote.
+    manager with a `ResumableLoader` saves there first where that is inside an epoch. None: the end of an epoch, a place
+    inside a later one where that can be, and the end of the last but one. Each process is forked from this one, with
+    one thread of torch, the resumed ones with other random states: what this process has made before, they share.
+    `timeout` in seconds holds for each. `workdir`, an empty folder, keeps what they wrote.
 
     Raises:
         CertificateError: the training fails by itself, or nothing of it was recorded.
@@ -157,11 +158,11 @@ def certify(
         def work() -> None:
             if fresh:
                 _disturb()
-            loop(folder / "run", recording.begin(trail, stop))
+            loop(folder / "run", recording.begin(trail, folder / "run", stop))
 
         return children.run(work, folder, timeout=timeout)
 
-    return _certify(run, stops, workdir, timeout)
+    return _certify(run, stops, workdir, timeout, "forked from one process")
 
 
 def certify_script(
@@ -182,20 +183,20 @@ def certify_script(
     """
 
     def run(folder: Path, trail: Path, stop: Position | None, fresh: bool) -> Ended:
-        environment = {**os.environ, recording.TRAIL: str(trail)}
+        environment = {**os.environ, recording.TRAIL: str(trail), recording.FOLDER: str(folder / "run")}
         environment.pop(recording.STOP, None)
         if stop is not None:
             environment[recording.STOP] = f"{stop.epoch},{stop.batch}"
         return _run(list(resume if fresh and resume else command), folder, environment, timeout)
 
-    return _certify(run, stops, workdir, timeout)
+    return _certify(run, stops, workdir, timeout, "each a new one")
 
 
 Run = Callable[[Path, Path, Position | None, bool], Ended]
 
 
 def _certify(
-    run: Run, stops: Sequence[Position] | None, workdir: str | os.PathLike[str] | None, timeout: float
+    run: Run, stops: Sequence[Position] | None, workdir: str | os.PathLike[str] | None, timeout: float, kind: str
 ) -> Certificate:
     if stops is not None and not stops:
         raise CertificateError("stops: expected at least one position, found none")
@@ -204,15 +205,14 @@ def _certify(
         if folder.is_dir() and any(folder.iterdir()):
             raise CertificateError(f"{folder}: expected an empty folder to work in, found files; name another one")
         straight = _in_folder(run, folder / "straight", "straight", None, False)
-        if straight.error or straight.killed or straight.timed_out:
-            raise CertificateError(f"the training fails without any stop: {_why(straight, timeout)}")
+        _check_straight(straight, timeout)
         reference = Trail(folder / "straight" / "straight.jsonl")
-        idle = reference.idle()
-        reference.leave_out(idle)
         if not reference.moments:
             raise CertificateError(
                 "nothing was recorded: expected a CheckpointManager that saves, or calls of recorder.record"
             )
+        idle = reference.idle()
+        reference = reference.leave_out(idle)
         chosen = list(stops) if stops is not None else _choose(reference)
         workers = min(children.cores(), len(chosen))
 
@@ -220,78 +220,95 @@ def _certify(
             for index in range(number, len(chosen), workers):
                 place = folder / f"stop-{index}"
                 stopped = _in_folder(run, place, "stopped", chosen[index], False)
-                resumed = _in_folder(run, place, "resumed", None, True) if stopped.killed else Ended()
-                yield [index, "" if stopped.killed else _why(stopped, timeout), _why(resumed, timeout), stopped.killed]
+                reached = Trail(place / "stopped.jsonl").was_stopped
+                resumed = _in_folder(run, place, "resumed", None, True) if reached else Ended()
+                yield [index, _why(stopped, timeout), _why(resumed, timeout)]
 
         trials: dict[int, Resumption] = {}
-        problem = ""
-        for index, stopped, resumed, killed in children.share(work, workers):
+        problem, compared = "", dict[str, None]()
+        for index, stopped, resumed in children.share(work, workers):
             place = folder / f"stop-{index}"
-            trials[index] = Resumption(stop=chosen[index], killed=killed, error=stopped or resumed)
-            if not killed:
-                reason = stopped or "the training ended before that"
-                trials[index] = Resumption(stop=chosen[index], error=f"this stop was never reached: {reason}")
-                continue
-            before, after = Trail(place / "stopped.jsonl"), Trail(place / "resumed.jsonl")
-            before.leave_out(idle)
-            after.leave_out(idle)
+            before, after = (Trail(place / f"{name}.jsonl").leave_out(idle) for name in ("stopped", "resumed"))
             apart = reference.compare(before, resumed=False).difference
-            if apart is not None:
-                problem = (
-                    f"two runs that nobody has stopped yet differ {apart}; seed random, numpy and torch, and keep "
-                    "clocks out of what is saved"
-                )
-            trials[index] = _compared(trials[index], reference, before, after)
+            problem = problem or _not_the_same(apart)
+            if before.was_stopped:
+                comparison = against(reference, before).compare(after, resumed=True)
+                trials[index] = _verdict(chosen[index], reference, before, after, comparison, resumed)
+                compared |= dict.fromkeys(comparison.components)
+            else:
+                why = stopped or "the training ended before that"
+                trials[index] = Resumption(stop=chosen[index], error=f"this stop was never reached: {why}")
+        if not problem and any(trial.difference for trial in trials.values()):  # is it the resume, or are no two alike?
+            again = folder / "again"
+            _check_straight(_in_folder(run, again, "straight", None, False), timeout)
+            second = Trail(again / "straight.jsonl").leave_out(idle)
+            problem = _not_the_same(reference.compare(second, resumed=False).difference)
         return Certificate(
             trials=tuple(trials[index] for index in range(len(chosen))),
             problem=problem,
-            components=reference.components,
-            environment=reference.environment,
+            components=tuple(compared),
+            environment={**reference.environment, "processes": kind},
         )
 
 
-def _compared(trial: Resumption, reference: Trail, before: Trail, after: Trail) -> Resumption:
+def _check_straight(straight: Ended, timeout: float) -> None:
+    if straight.error or straight.killed or straight.timed_out:
+        raise CertificateError(f"the training fails without any stop, in an empty folder: {_why(straight, timeout)}")
+
+
+def _not_the_same(apart: Difference | None) -> str:
+    if apart is None:
+        return ""
+    return f"two runs that nobody has stopped differ {apart}; seed random, numpy and torch, and keep clocks out of it"
+
+
+def _verdict(
+    stop: Position, reference: Trail, before: Trail, after: Trail, comparison: Comparison, error: str
+) -> Resumption:
+    """Return what came of a stop that was reached, given the comparison of what came after it."""
     if not after.moments:
-        return Resumption(stop=trial.stop, killed=True, error=trial.error or "the resumed run recorded nothing")
-    first = after.moments[0]
-    compared = against(reference, before).compare(after, resumed=True)
-    difference = compared.difference
-    if difference is None and not trial.error and after.last != reference.last:
+        return Resumption(stop=stop, killed=True, error=error or "the resumed run recorded nothing")
+    difference = before.went_on(after) or comparison.difference
+    if difference is None and not error and after.last != reference.last:
         difference = Difference(
             component="the run",
-            leaf="",
             position=after.last,
             when="at its end",
             expected=where(reference.last),
             found=where(after.last),
         )
+    least = 2 if after.moments[0].name == "begin" else 1  # the first is what was resumed, and no training yet
+    if difference is None and comparison.moments + comparison.batches < least:
+        error = error or "no training was left after this stop, so nothing could be compared"
     return Resumption(
-        stop=trial.stop,
+        stop=stop,
         killed=True,
-        resumed_at=first.position,
-        moments=compared.moments,
-        batches=compared.batches,
+        resumed_at=after.moments[0].position,
+        moments=comparison.moments,
+        batches=comparison.batches,
         difference=difference,
-        error="" if difference else trial.error,
+        error="" if difference else error,
     )
 
 
 def _choose(reference: Trail) -> list[Position]:
-    """Choose where to stop: at the end of an epoch, and inside another one where the run can go on there."""
-    ends = [event.position for event in reference.moments if event.position.batch == 0 and event.position.epoch > 0]
+    """Choose where to stop: at the end of an epoch, inside a later one where that can be, and towards the end."""
+    run = reference.moments[0].run
+    ends = [event.position for event in reference.moments if event.name == "end" and event.run == run]
     if not ends:
         raise CertificateError("no epoch of the training ended, so there is no place to stop")
-    stops = [ends[max(len(ends) // 3 - 1, 0)]]
-    first = ends[max(2 * len(ends) // 3 - 1, 0)]
-    inside = [
-        event.position
+    later = ends[max(2 * len(ends) // 3 - 1, 0)].epoch if len(ends) > 1 else ends[0].epoch - 1
+    places = {
+        event.place: event.position
         for event in reference.events
-        if event.name in reference.components and event.position.epoch == first.epoch and event.position.batch
-    ]
-    if inside and len(ends) > 1:
-        places = sorted({place.batch: place for place in inside}.items())
-        stops.append(places[(len(places) - 1) // 2][1])
-    return stops
+        if event.number and not event.name.startswith("DataLoader ") and event.run == run
+    }
+    inside = [places[place] for place in sorted(places) if place[0] == later and place[1] > 0]
+    stops = [*ends[max(len(ends) // 3 - 1, 0) :][:1], *inside[(len(inside) - 1) // 2 :][:1], *ends[-2:-1]]
+    stops = [stop for stop in stops if stop != ends[-1]]
+    if not stops:
+        raise CertificateError("one epoch without a ResumableLoader has no place to stop: train at least two")
+    return list(dict.fromkeys(stops))
 
 
 def _in_folder(run: Run, folder: Path, name: str, stop: Position | None, fresh: bool) -> Ended:

@@ -18,34 +18,48 @@ from koemorph_tutorial.records import Position
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The first thing that was not the same: `leaf` of `component`, and `when`; a component is an object, say."""
+    """The first thing that was not the same: `leaf` of `component` (an object, say), and `when`.
+
+    `also` names what else was not the same at that moment; `hint` says where to look.
+    """
 
     component: str
-    leaf: str
+    leaf: str = ""
     position: Position
     when: str
     expected: str
     found: str
+    also: tuple[str, ...] = ()
+    hint: str = ""
 
     def __str__(self) -> str:
         what = f"{self.component}.{self.leaf}" if self.leaf else self.component
-        return f"{self.when}: {what}: expected {self.expected}, found {self.found}"
+        also = f" (and {', '.join(self.also[:5])}{', …' if len(self.also) > 5 else ''})" if self.also else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.when}: {what}: expected {self.expected}, found {self.found}{also}{hint}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
     """What a run was made of at a position: per component, per leaf, a text. Or the batch that a loader handed out."""
 
-    name: str  # begin, inside, end; or of a batch its loader and number since the position
+    name: str  # begin, inside, end; or of a batch its loader
+    run: int  # one for each manager
     position: Position
     components: Mapping[str, Mapping[str, str]]
-    number: int = 0
+    number: int = 0  # of a batch since the position
+    saved: bool = False
 
     @property
-    def key(self) -> tuple[str, int, int, int]:
+    def place(self) -> tuple[int, int]:
+        """Where the run was."""
+        return self.position.epoch, self.position.batch
+
+    @property
+    def key(self) -> tuple[Any, ...]:
         """What the same moment of another run has as well."""
         kind = self.name if self.number else ""  # the same state at the end of an epoch and after a resume from there
-        return kind, self.position.epoch, self.position.batch, self.number
+        return self.run, kind, *self.place, self.number
 
     def when(self, *, resumed: bool) -> str:
         """Say which moment this is; `resumed`: it is the first that a resumed run wrote down."""
@@ -60,11 +74,12 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What differs first, if anything, and how many moments and batches were equal until then."""
+    """What differs first, if anything; how many moments and batches were equal until then, and of what."""
 
     difference: Difference | None = None
     moments: int = 0
     batches: int = 0
+    components: tuple[str, ...] = ()
 
 
 class Trail:
@@ -73,23 +88,28 @@ class Trail:
     def __init__(self, path: Path | None = None) -> None:
         self.events: list[Moment] = []
         self.environment: dict[str, Any] = {}
+        self.was_stopped = False  # killed by itself where it was told to
         text = path.read_text() if path is not None and path.exists() else ""
         for line in text.splitlines():
             with suppress(json.JSONDecodeError):  # the last line of a process that was killed
                 self._add(json.loads(line))
 
     def _add(self, entry: dict[str, Any]) -> None:
-        if "environment" in entry:
-            self.environment = entry["environment"]
+        self.environment = entry.get("environment", self.environment)
+        self.was_stopped = self.was_stopped or "stop" in entry
+        if "run" not in entry:
             return
         epoch, batch, global_step = entry["position"]
-        position = Position(epoch=epoch, batch=batch, global_step=global_step)
+        place: dict[str, Any] = {
+            "run": entry["run"],
+            "position": Position(epoch=epoch, batch=batch, global_step=global_step),
+        }
         if "loader" in entry:
             components = {f"data of {entry['loader']}": {"": f"batch {entry['batch']}"}}
-            name, number = entry["loader"], entry["count"]
-            self.events.append(Moment(name=name, position=position, components=components, number=number))
+            self.events.append(Moment(name=entry["loader"], components=components, number=entry["count"], **place))
         else:
-            self.events.append(Moment(name=entry["moment"], position=position, components=entry["components"]))
+            moment = {"name": entry["moment"], "components": entry["components"], "saved": entry["saved"]}
+            self.events.append(Moment(**moment, **place))
 
     @property
     def moments(self) -> list[Moment]:
@@ -104,50 +124,86 @@ class Trail:
     def idle(self) -> set[str]:
         """Return the random generators that nobody has drawn from: how they stand does not matter."""
         names = {name for moment in self.moments for name in moment.components if name.startswith("rng.")}
-        return {
-            name
-            for name in names
-            if all(moment.components.get(name) == self.moments[0].components.get(name) for moment in self.moments)
-        }
+        first = self.moments[0].components if self.moments else {}
+        return {name for name in names if all(each.components.get(name) == first.get(name) for each in self.moments)}
 
-    def leave_out(self, components: set[str]) -> None:
-        """Forget what was recorded of `components`."""
-        self.events = [
+    def leave_out(self, components: set[str]) -> Trail:
+        """Return this trail without what was recorded of `components`."""
+        rest = Trail()
+        rest.environment, rest.was_stopped = self.environment, self.was_stopped
+        rest.events = [
             replace(event, components={name: item for name, item in event.components.items() if name not in components})
             for event in self.events
         ]
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The names of what was compared."""
-        return tuple(dict.fromkeys(name for event in self.events for name in event.components))
+        return rest
 
     def compare(self, found: Trail, *, resumed: bool) -> Comparison:
-        """Compare what `found`, the trail of a `resumed` run or not, has in common with this, up to what differs."""
+        """Compare what `found`, the trail of a `resumed` run or not, has in common with this, up to what differs.
+
+        Random states that differ right after a resume may be seeded anew before anybody draws from them: they count
+        only if anything differs later, and then they come first.
+        """
         expected = {event.key: event for event in self.events}  # the last of a position: as it was saved
-        moments = batches = 0
+        equal = [0, 0]
+        components: dict[str, None] = {}
+        suspect: Difference | None = None
         for index, event in enumerate(found.events):
             reference = expected.get(event.key)
             if reference is not None:
-                different = _first(reference.components, event.components)
-            elif event.number and self._watches(event.name):
-                different = f"data of {event.name}", "", "no further batch", "one"
+                different = _different(reference.components, event.components)
+            elif event.number and any(other.number and other.name == event.name for other in self.events):
+                different = [(f"data of {event.name}", "", "no further batch", "one")]
             elif event.name == "end":
-                different = "the run", "", "never to be here", where(event.position)
+                different = [("the run", "", "never to be here", where(event.position))]
             else:  # one saved there and the other did not, as every_minutes may have it
                 continue
-            if different is not None:
-                component, leaf, wanted, got = different
-                when = event.when(resumed=resumed and index == 0)
-                difference = Difference(
-                    component=component, leaf=leaf, position=event.position, when=when, expected=wanted, found=got
-                )
-                return Comparison(difference=difference, moments=moments, batches=batches)
-            moments, batches = moments + (not event.number), batches + bool(event.number)
-        return Comparison(moments=moments, batches=batches)
+            first = resumed and index == 0
+            if different:
+                difference = _say(event, different, event.when(resumed=first))
+                if not first or not difference.component.startswith("rng."):
+                    hint = "" if first or suspect or not resumed or not equal[0] else _OUTSIDE
+                    found_first = suspect or replace(difference, hint=hint)
+                    return Comparison(
+                        difference=found_first, moments=equal[0], batches=equal[1], components=(*components,)
+                    )
+                suspect = difference
+            equal[bool(event.number)] += 1
+            components |= dict.fromkeys(event.components)
+        return Comparison(
+            difference=self._missing(found) if resumed else None,
+            moments=equal[0],
+            batches=equal[1],
+            components=(*components,),
+        )
 
-    def _watches(self, loader: str) -> bool:
-        return any(event.number and event.name == loader for event in self.events)
+    def _missing(self, found: Trail) -> Difference | None:
+        """Return the first batch that was handed out here and not there, though the run was at its place."""
+        if not found.moments:
+            return None
+        there = {event.key for event in found.events}
+        start, end = found.moments[0], found.moments[-1]
+        for event in self.events:
+            met = start.place <= event.place < end.place
+            if event.number and event.run == start.run and met and event.key not in there:
+                return _say(event, [(f"data of {event.name}", "", "a batch", "none")], event.when(resumed=False))
+        return None
+
+    def went_on(self, found: Trail) -> Difference | None:
+        """Return a difference unless each run in `found` goes on where it was saved last in this trail."""
+        for run in dict.fromkeys(event.run for event in found.moments):
+            saved = [moment for moment in self.moments if moment.run == run and moment.saved]
+            first = next(moment for moment in found.moments if moment.run == run)
+            # A loop that records by hand may do so again only at the end of the next epoch.
+            far_enough = (
+                first.place == saved[-1].place or (not run and first.place > saved[-1].place) if saved else True
+            )
+            if not far_enough:
+                to = f"to go on at {where(saved[-1].position)}, where it was saved last"
+                return _say(first, [("the run", "", to, where(first.position))], "right after the resume")
+        return None
+
+
+_OUTSIDE = "all was equal right after the resume, so look for something that is not among the objects"
 
 
 def against(reference: Trail, before: Trail) -> Trail:
@@ -157,20 +213,38 @@ def against(reference: Trail, before: Trail) -> Trail:
     return both
 
 
-def _first(
+def _say(event: Moment, different: list[tuple[str, str, str, str]], when: str) -> Difference:
+    component, leaf, expected, found = different[0]
+    also = tuple(other[0] for other in different[1:])
+    return Difference(
+        component=component,
+        leaf=leaf,
+        position=event.position,
+        when=when,
+        expected=expected,
+        found=found,
+        also=also,
+    )
+
+
+def _different(
     expected: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
-) -> tuple[str, str, str, str] | None:
-    """Return component, leaf and both texts of the first difference; a container's length is no reason but a result."""
+) -> list[tuple[str, str, str, str]]:
+    """Return component, leaf and both texts of what differs; of a component the first leaf, of its settings if any."""
+    different = []
     for component in dict.fromkeys((*expected, *found)):
         one, other = expected.get(component), found.get(component)
         if one is None or other is None:
-            return component, "", "it" if one is not None else "nothing", "nothing" if one is not None else "it"
-        if one == other:
-            continue
-        leaves = [leaf for leaf in dict.fromkeys((*one, *other)) if one.get(leaf) != other.get(leaf)]
-        leaf = min(leaves, key=lambda leaf: one.get(leaf, "").startswith(("dict of", "list of", "tuple of")))
-        return component, leaf, one.get(leaf, "nothing"), other.get(leaf, "nothing")
-    return None
+            different.append(
+                (component, "", "it" if one is not None else "nothing", "nothing" if one is not None else "it")
+            )
+        elif one != other:
+            leaves = [leaf for leaf in dict.fromkeys((*one, *other)) if one.get(leaf) != other.get(leaf)]
+            # The length of a container is no reason but a result.
+            leaf = min(leaves, key=lambda leaf: " of " in one.get(leaf, "") and not one[leaf].startswith("torch."))
+            different.append((component, leaf, one.get(leaf, "nothing"), other.get(leaf, "nothing")))
+    # Random states last: where other things differ at the same moment, more or fewer numbers were drawn for them.
+    return sorted(different, key=lambda item: item[0].startswith("rng."))
 
 
 def where(place: Position) -> str:
