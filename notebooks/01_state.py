@@ -175,7 +175,7 @@ print("bitwise equal:", equal(monday.parameters(), twin.parameters()))
 # | the optimizer | the leap that you saw |
 # | the learning rate schedule | it starts again, and the learning rate is wrong |
 # | random numbers: Python's, numpy's, torch's | another order, other dropout |
-# | where the run is: epoch, batch | an epoch is trained twice (lesson 03) |
+# | where the run is: epoch, batch | nobody knows where it is (lesson 03) |
 # | the best loss so far | a worse epoch becomes `best_model.pth` (lesson 03) |
 # | settings, versions, git commit | nobody can say what made the file |
 #

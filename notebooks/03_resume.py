@@ -14,18 +14,18 @@
 # %% [markdown]
 # # 03 · The run that comes back
 #
-# **Promise:** after this lesson a run of yours goes on where it stopped, inside an epoch too, and a certificate says so.
+# **Promise:** after this lesson a run of yours goes on where it stopped, and a certificate says so.
 #
 # You will be able to
-# - say what becomes of a run that forgets a part of itself;
-# - go on with the right batch, the right best and the right random numbers;
-# - certify a training loop: killed, resumed, compared to the last bit, and what differs first is named.
+# - say what each part of a checkpoint is good for, when a run comes back;
+# - resume a run, at the end of an epoch and inside one;
+# - certify a training loop: killed, resumed, compared to the last bit.
 #
-# About 20 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) settled what belongs in a checkpoint, [lesson 02](02_storage.ipynb) how it reaches the disk whole; here it comes back. This is part 5.1 of the recipe, loading for training, and the `--resume` of part 10.
+# About 25 minutes to read, 20 to practise. [Lesson 01](01_state.ipynb) settled what belongs in a checkpoint, [lesson 02](02_storage.ipynb) how it reaches the disk whole; here it comes back. This is part 5.1 of the recipe, loading for training, and the `--resume` of part 10.
 #
-# **日本語:** チェックポイントから再開した学習は、止めなかった学習と同じものになるでしょうか。このレッスンでは、レシピの再開処理を実際に動かして自分の予想と比べ、何を忘れると何が変わるのかを一つずつ確かめます。最後に、エポックの途中で止めても続きがビット単位で一致することを、証明書で示します。
+# **日本語:** チェックポイントから再開した学習は、止めなかった学習と同じものになるでしょうか。このレッスンでは、レシピの再開処理を実際に動かして自分の予想と比べ、チェックポイントの中身が一つずつ何の役に立つのかを確かめます。最後に、学習を途中で強制終了し、続きが一致するかどうかをビット単位で調べる証明書を作ります。
 #
-# First a look back at lesson 02. A run was killed while it saved, and its folder was copied to another machine. Three files are in it: `checkpoint_epoch_006.pth`, a torn `last_model.pth`, and `best_model.pth`, which holds epoch 4 and was copied last. **From which one does the run go on?**
+# Back to lesson 02 first. A run was killed while it saved, and its folder copied to another machine. Three files are in it: `checkpoint_epoch_006.pth`, a torn `last_model.pth`, and `best_model.pth`, which holds epoch 4 and was copied last. **From which one does the run go on?**
 #
 # - a) `last_model.pth`: it has that name for a reason.
 # - b) `checkpoint_epoch_006.pth`: of the whole files it holds the furthest epoch.
@@ -40,11 +40,11 @@ check("03.1", None)  # "a", "b" or "c" in place of None
 # %% [markdown]
 # ## Predict: Monday again
 #
-# A run of six epochs is stopped on Friday, right after epoch 3 was saved. The recipe's file holds the weights, the optimizer, the learning rate schedule, the number of the epoch and its loss. On Monday the script is started with `--resume`. As always it sets its seed and makes its parts; then it loads what is in the file, and trains to the end. A twin was never stopped. **Are their weights equal after the last epoch?**
+# A run of seven epochs is stopped on Friday, right after epoch 3 was saved. The recipe's file holds the weights, the optimizer, the learning rate schedule, the number of the epoch and its loss. On Monday the script is started with `--resume`. As always it sets its seed and makes its parts; then it loads the file and trains to the end. A twin was never stopped. We try it with random numbers (shuffling, dropout, noise), then without any. **Are the weights of run and twin equal after the last epoch?**
 #
-# - a) No. Even if nothing in the run were random, they would differ.
-# - b) No, but only because of the random numbers: if nothing were random, they would be equal.
-# - c) Yes. All that a step is made of was in the file, and the seed is the same.
+# - a) They differ with random numbers, and differ without.
+# - b) They differ with random numbers, and are equal without.
+# - c) They are equal with random numbers, and equal without.
 
 # %%
 predict("03.2", None)
@@ -52,7 +52,7 @@ predict("03.2", None)
 # %% [markdown]
 # ## Break: the recipe goes on
 #
-# Part 5.1 is `recipe_resume` below; the two functions around it save and train. The run is the example of lesson 01, made [small](../koemorph_tutorial/teaching/amnesia.py): eight batches an epoch. With `chance=False` nothing in it is random: no shuffle, no dropout, no noise.
+# Part 5.1 is `recipe_resume` below; the two functions around it save and train. The run is the example of lesson 01, made [small](../koemorph_tutorial/teaching/amnesia.py): eight batches an epoch. With `chance=False` nothing in it is random.
 
 # %%
 import os
@@ -88,16 +88,17 @@ def train(folder, epochs, state_of, resume=None, **chance):
     for epoch in range(start, epochs):
         run.train_epoch()
         loss = run.validate()
-        names, best = ["last", "best"] if loss < best else ["last"], min(best, loss)
+        names = ["last", "best"] if loss < best else ["last"]
+        best = min(best, loss)
         for name in names:
             torch.save(state_of(run, epoch, loss, best), f"{folder}/{name}_model.pth")
     return run
 
 
 def stop_and_resume(name, state_of, resume, **chance):
-    twin = train(f"{name}/twin", 6, state_of, **chance)
+    twin = train(f"{name}/twin", 7, state_of, **chance)
     train(f"{name}/run", 4, state_of, **chance)  # until Friday
-    run = train(f"{name}/run", 6, state_of, resume, **chance)  # from Monday
+    run = train(f"{name}/run", 7, state_of, resume, **chance)  # from Monday
     print("equal weights:", torch.equal(run.weights, twin.weights))
     return run, twin
 
@@ -110,7 +111,7 @@ equal, equal_without = (torch.equal(a.weights, b.weights) for a, b in ((monday, 
 reveal("03.2", happened="c" if equal else "b" if equal_without else "a")
 
 # %% [markdown]
-# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was. A third hole no comparison of weights can show. It is in the folder:
+# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was. The third hole is in the folder:
 
 # %%
 print("Monday's first epoch in the order of epoch 0:", torch.equal(monday.seen[0], twin.seen[0]))
@@ -123,7 +124,7 @@ print("as good as the twin's:", now["metrics"]["loss"] <= good["metrics"]["loss"
 #
 # ## Why: forgetting makes another run
 #
-# After a weekend all of us have gaps; in a run each gap can be measured. One run is stopped in epoch 3, after five of eight batches. From its checkpoint it comes back eleven times: whole, with one part taken out, and with all of them taken out. What is taken out is as in a fresh start. (RNG: random number generator. Python's draws how loud a sound is, numpy's how strong its noise, torch's the noise and dropout.)
+# A run is stopped in epoch 3, after five of eight batches. From its checkpoint it comes back eleven times: whole, with one part left out, with all left out. What is left out stays as a fresh start makes it. (RNG: random number generator. Python's draws how loud a sound is, numpy's how strong its noise, torch's the noise and dropout; the data order has one of its own here. The early-stop count: epochs in vain, without a new best.)
 
 # %%
 from koemorph_tutorial.teaching import gaps
@@ -131,15 +132,15 @@ from koemorph_tutorial.teaching import gaps
 show(*gaps.matrix(amnesia.forget_each()))
 
 # %% [markdown]
-# The best and the early-stop count move no weight: they decide what is kept, and when to stop. Every other gap makes another run, most at once, the schedule's when it is first asked for. The optimizer's is the widest: with its memory goes the learning rate, since the schedule knows the place and the optimizer holds the number.
+# The best and the early-stop count move no weight: they decide what is kept and when to stop. Every other gap makes another run, most at once, the schedule's when it is first asked for. The optimizer's is the widest: besides its memory it holds the learning rate, which the schedule only changes; a fresh one begins with the first.
 #
-# Now look at the arrows. **Different is not worse:** some of the forgetful runs end with the lower loss. So no loss curve can tell you whether your resume is right. Equality can.
+# Now look at the arrows. **Different is not worse:** some forgetful runs end with a lower loss than the run that never stopped. No loss curve can prove a resume right. Equality can.
 #
-# It happens to experts. [nnU-Net](https://github.com/MIC-DKFZ/nnUNet/pull/401), a well-known tool for medical images, did not save its best value, so after a restart a newer model took its place. A user sent the missing lines in 2020. The author had “probably never noticed this”: he does not use the best model.
+# It happens to experts. [nnU-Net](https://github.com/MIC-DKFZ/nnUNet/pull/401), a well-known tool for medical images, did not save its best value, so after a restart a newer model took its place, until a user sent the missing lines in 2020.
 #
-# > **Trap.** An optimizer's `load_state_dict` may keep the very tensors that it is given, and train on in them. For a second resume load the file anew. (The first version of the figure above did not.)
+# > **Trap.** An optimizer's `load_state_dict` may keep the very tensors that it is given, and train on in them. For a second resume load the file anew.
 #
-# Gaps can be combined: tick what the run shall forget, and it trains while you wait.
+# Tick what the run shall forget, and it trains while you wait.
 
 # %%
 choose = gaps.Forget("scheduler")
@@ -152,7 +153,7 @@ choose.show()
 # %% [markdown]
 # ## Repair: go on, do not begin again
 #
-# By hand it is five lines: the best and the random numbers go into the file and come back, and training begins one epoch further on. The random numbers are [restored](../koemorph_tutorial/rng.py) last, when nothing else draws any.
+# By hand it is two short functions around the recipe's: the best and the random numbers go into the file and come back, and training begins one epoch further on. The random numbers are [restored](../koemorph_tutorial/rng.py) last, when nothing else draws any. With torch's comes the order of the data, drawn from them here.
 
 # %%
 from koemorph_tutorial.rng import capture_rng, restore_rng
@@ -173,7 +174,7 @@ good, now = (torch.load(f"repaired/{folder}/best_model.pth") for folder in ("twi
 print("the same best:", good["metrics"] == now["metrics"])
 
 # %% [markdown]
-# **Inside an epoch.** An epoch may last a day, and no kill waits for its end. To go on behind batch 4 takes three things more: the count of batches done; the state that the shuffling generator had **before** it drew this epoch's order; and the patience to restore all other random numbers only after that order is drawn again. [`ResumableLoader`](../koemorph_tutorial/loading.py) does this for any DataLoader. `CheckpointManager` saves it with the rest, and its `epochs` [resumes](../koemorph_tutorial/resume.py) from the newest whole file: the loop is the same for the first start and the tenth.
+# **Inside an epoch.** An epoch may last a day, and this loop saves only at its end: a kill inside costs its batches so far. To go on behind batch 4 takes two things more: the count of batches done, and the state that the shuffling generator had **before** it drew this epoch's order. (Drawing it again must not move the other random numbers: the generator serves nothing else.) [`ResumableLoader`](../koemorph_tutorial/loading.py) does this for any DataLoader. `CheckpointManager` saves it with the rest, and its `epochs` [resumes](../koemorph_tutorial/resume.py) from the newest whole file. Its `step` saves inside an epoch: as often as `every_n_steps` or `every_minutes` says, and after a warning, and leaves: many clusters send SIGTERM before they kill.
 
 # %%
 from functools import partial
@@ -182,7 +183,7 @@ from koemorph_tutorial import CheckpointManager, ResumableLoader
 from koemorph_tutorial.testing import certify
 
 
-def ours(folder, recorder, forget=None):
+def ours(folder, recorder, forget=None):  # recorder: for loops that save in their own way
     run = amnesia.SmallRun()
     loader = ResumableLoader(run.loader)
     objects = {"model": run.model, "optimizer": run.optimizer, "scheduler": run.scheduler, "loader": loader}
@@ -200,22 +201,23 @@ certificate = certify(ours)
 print(certificate, *certificate.trials, sep="\n")
 
 # %% [markdown]
-# This is **the proof.** [`certify`](../koemorph_tutorial/testing/certificate.py) trains your loop once without a stop. Then, twice, it is killed by a real SIGKILL: at the end of an epoch, and inside another (right after a save, as after a warning). Each time a fresh process with other random numbers goes on, and all that was saved is compared, bit by bit: after the resume, at each epoch's end, and every batch. (`recorder` is for loops that save in their own way.) And if a loop forgets its schedule?
+# This is **the proof.** [`certify`](../koemorph_tutorial/testing/certificate.py) trains your loop once without a stop. Then, three times, it is killed by a real SIGKILL: at the end of an epoch (“epoch 1, batch 0”: epoch 0 is done), inside a later one (right after a save that the certificate asks of `step`, as a warning would), and at the end of the last but one. Each time a fresh process with other random numbers goes on, and all that was saved is compared, bit by bit: after the resume, at each epoch's end, and every batch. And if a loop forgets its schedule?
 
 # %%
 forgetful = certify(partial(ours, forget="scheduler"))
 first = forgetful.first_difference
 print("certified:", forgetful.certified)
-print(f"first difference: {first.when}, {first.component}, {first.leaf}")
+print(f"first difference: {first.when}: {first.component} {first.leaf}")
+print(first.hint)
 
 # %% [markdown]
-# A schedule that nobody saves cannot be compared; the learning rate that it should have set can. Put `"optimizer"` or `"loader"` in its place. For a script of your own: `koemorph certify --script train.py`.
+# A schedule that nobody saves cannot be compared; the learning rate that it should have set can. Put `"optimizer"` or `"loader"` in its place: what it did is named, to the weights or to a batch. For a script of your own: `koemorph certify --script train.py`.
 #
 # ## Practise
 #
-# ### 03.3 ● Where to go on (3 minutes, essential)
+# ### 03.3 ● Where to go on (4 minutes, essential)
 #
-# A run is saved in `epoch` once `done` of its `length` batches are trained: one of them, some, or all. Complete the line: which batch comes next?
+# A run is saved in `epoch` once `done` of its `length` batches are trained: one of them, some, or all. Which batch comes next?
 
 
 # %%
@@ -227,9 +229,9 @@ def next_batch(epoch, done, length):
 check("03.3", next_batch)
 
 # %% [markdown]
-# ### 03.4 ●● One generator is missing (5 minutes, essential)
+# ### 03.4 ●● One generator is missing (6 minutes, essential)
 #
-# With these two methods random numbers are a part like any other. It works, for torch's and Python's. Make it bring back numpy's as well (`import numpy as np`), through a file that a safe `torch.load` opens.
+# These two methods make random numbers a part like any other, for torch's and Python's. Bring back numpy's as well (`import numpy as np`), through a file that `torch.load` opens with `weights_only=True`, today's default.
 
 
 # %%
@@ -250,9 +252,9 @@ class RandomNumbers:
 check("03.4", RandomNumbers)
 
 # %% [markdown]
-# ### 03.5 ●●● Inside an epoch (8 minutes, optional)
+# ### 03.5 ●●● Inside an epoch (10 minutes, optional)
 #
-# This loader goes on with the right orders when a run is killed between two epochs. Make it go on inside one, too, and after a second kill in the same epoch.
+# Killed between two epochs, this loader goes on with the right orders. Make it go on inside one too, and after a second kill there, even before another batch.
 
 
 # %%

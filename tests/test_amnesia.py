@@ -107,6 +107,7 @@ def test_the_matrix_says_in_words_and_signs_what_is_equal() -> None:
     assert [*PARTS] == [text for text in texts if text in PARTS]
     assert 16 == texts.count("=")  # three rows of weights and losses, and the scheduler's first epoch
     assert {FIRST[part] for part in PARTS} <= set(texts)
+    assert "Last loss: ▲ higher than in that run, ▼ lower." in texts[-1]
 
 
 def test_nothing_in_the_matrix_overlaps_or_leaves_it() -> None:
@@ -115,6 +116,8 @@ def test_nothing_in_the_matrix_overlaps_or_leaves_it() -> None:
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert figure.bbox.x0 <= min(box.x0 for box in boxes)
     assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    assert figure.bbox.y0 <= min(box.y0 for box in boxes)
+    assert max(box.y1 for box in boxes) <= figure.bbox.y1
     assert min(text.get_fontsize() for text in figure.axes[0].texts) >= 10.5
 
 

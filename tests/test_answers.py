@@ -647,6 +647,7 @@ def place(line: str) -> str:
         "return (epoch + 1, 0) if done == length else (epoch, done)",
         "return epoch + done // length, done % length",
         "return [epoch, done] if done < length else [epoch + 1, 0]",
+        "return tuple(torch.tensor([epoch + (done == length), done % length]))",
         "return koemorph_tutorial.Position(epoch=epoch + done // length, batch=done % length)",
         "return torch.tensor([epoch + (done == length), done % length]).tolist()",
     ],
@@ -660,10 +661,14 @@ def test_every_right_place_passes(line: str, capsys: pytest.CaptureFixture[str])
     [
         (
             "return epoch, done - 1",
-            "Saved in epoch 0 after 1 of 1 batches, it goes on at epoch 0, batch 0: 1 of the batch",
+            "Saved in epoch 0 after 1 of 1 batches, it goes on at epoch 0, batch 0: 1 batch is trained twice: epoch",
         ),
         ("return epoch * length + done", "expected two numbers, the epoch and the batch, found 10"),
-        ("return 0, 0", "are trained twice, from epoch 0, batch 0, on"),
+        ("return 0, 0", "1 batch is trained twice: epoch 0, batch 0"),
+        (
+            "return (1, 0) if epoch == 3 else divmod(epoch * length + done, length)",
+            "3 batches are trained twice, from epoch 1, b",
+        ),
         (
             "return (1, 3) if (epoch, done) == (1, 3) else (epoch + 1, 0)",
             "are never trained, from epoch 0, batch 1, on",
@@ -673,6 +678,8 @@ def test_every_right_place_passes(line: str, capsys: pytest.CaptureFixture[str])
             "which is no batch",
         ),
         ("return epoch, done / 2", "expected whole numbers, found (1, 1.5)"),
+        ("return epoch + done // length * 1.0, done % length", "found (1.0, 3), with a float, which `range` refuses"),
+        ("return epoch, float('nan')", "expected whole numbers, found (1, nan)"),
         ("divmod(epoch * length + done, length)", "`next_batch` returned None: is `return` missing?"),
         ("return 'epoch', 1", "expected whole numbers, found ('epoch', 1)"),
     ],
@@ -741,6 +748,18 @@ def test_every_right_way_to_keep_random_numbers_passes(
             "numpy's do not come back",
         ),
         ("state['n'] = np.random.get_state()[2]", "pass", "numpy's do not come back"),
+        ("state['n'] = torch.tensor(np.random.get_state()[1])", "pass", "numpy's numbers are in the file, and there t"),
+        (f"state['n'] = json.dumps({NEW}, default=lambda a: a.tolist())", "pass", "numpy's numbers are in the file"),
+        (
+            "state['n'] = np.random.get_state()[1].tolist()",
+            "np.random.set_state(('MT19937', state['n'], 0))",
+            "The right 624 numbers, read from the wrong place",
+        ),
+        (
+            "state['n'] = np.random.get_state()[1].tolist()",
+            "np.random.set_state(('MT19937', state['n'][::-1], 624))",
+            "the random numbers of numpy do not come back",
+        ),
         ("state['n'] = np.random.random()", "np.random.seed(0)", "Taking the state changes it"),
         (
             "state['n'] = [k.tolist() if hasattr(k, 'tolist') else k for k in np.random.get_state()]",
@@ -831,7 +850,32 @@ def test_every_right_loader_passes(
     ("iterate", "save", "load", "words"),
     [
         (("yield from torch.arange(16).split(4)",), "return {}", "pass", "each epoch was to have a new order"),
-        (("yield torch.arange(4)",), "return {}", "pass", "has to hold each of the 16 samples once"),
+        (("yield torch.arange(4)",), "return {}", "pass", "16 samples once; epoch 0 holds 4 of them in 1 batches"),
+        (
+            ("yield from torch.randperm(16, generator=self.generator).split(4)[len(KEPT) :]", "KEPT[len(KEPT)] = 1"),
+            "return {}",
+            "pass",
+            "epoch 1 holds 12 of them in 3 batches",
+        ),
+        (
+            ("self.left, self.done = [], 4", "yield from torch.arange(0).split(4)"),
+            "return {}",
+            "pass",
+            "epoch 0 holds 0 of them in 1 batches",
+        ),
+        (
+            (
+                "self.start, now = self.__dict__.setdefault('start', self.generator.get_state()), self.left",
+                "order = now or torch.randperm(16, generator=self.generator).split(4)",
+                "for k, batch in enumerate(order):",
+                "    self.left = order[k + 1 :]",
+                "    yield batch",
+            ),
+            "return {'left': list(self.left), 'start': self.start, 'now': self.generator.get_state()}",
+            "self.left = state['left']; self.generator.set_state(state['now'] if not len(state['left']) else state['s"
+            "tart']); len(self.left) and torch.randperm(16, generator=self.generator)",
+            "killed inside epoch 0 it goes on, killed inside epoch 1 it does not",
+        ),
         (
             BY_LIST,
             "KEPT.update(left=self.left); return {}",
@@ -842,7 +886,7 @@ def test_every_right_loader_passes(
             BY_LIST,
             "return {'left': list(self.left)}",
             "self.left = state['left']",
-            "killed at the end of an epoch it does",
+            "killed at the end of an epoch it repeats that epoch; what you began with goes on with the next",
         ),
         (BY_LIST, LIST_SAVE, LIST_LOAD + "; self.left = self.left[1:] or self.left", "samples come twice, and 4 never"),
         (BY_LIST, "pass", "pass", "`state_dict` returned None: is `return` missing?"),

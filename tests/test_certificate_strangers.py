@@ -128,7 +128,7 @@ def test_a_strangers_script_is_certified(
     """Killed at the end of an epoch, and inside one with its average of the loss half done."""
     command = [sys.executable, str(STRANGERS / f"{name}_resumable.py"), "--workers", str(workers)]
     stops = [Position(epoch=1), Position(epoch=1, batch=batch)]
-    certificate = certify_script(command, stops=stops, workdir=tmp_path)
+    certificate = certify_script(command, stops=stops, workdir=tmp_path / "work")
     assert certificate.certified, "\n".join(certificate.lines())
     assert [True, True] == [trial.killed for trial in certificate.trials]
     assert [(1, 0), (1, batch)] == [
@@ -152,7 +152,7 @@ def test_a_script_that_forgets_one_of_its_objects_is_not_certified(
     script = tmp_path / "train.py"
     script.write_text(without(text(f"{name}_resumable"), left_out), "utf-8")
     stops = [Position(epoch=1, batch=batch)]
-    certificate = certify_script([sys.executable, str(script)], stops=stops, workdir=tmp_path)
+    certificate = certify_script([sys.executable, str(script)], stops=stops, workdir=tmp_path / "work")
     assert not certificate.certified
     assert "" == certificate.problem
     assert certificate.first_difference is not None, "\n".join(certificate.lines())

@@ -16,6 +16,11 @@ from matplotlib.patches import Rectangle
 from .amnesia import BATCHES, PARTS, STOP, Outcome, forget, straight
 from .figures import BLACK, BLUE, GREEN, LINES, VERMILLION, style, to_png
 
+_LEGEND = (
+    "Weights: how far from those of the run that never stopped, in % of their length.\n"
+    "Last loss: ▲ higher than in that run, ▼ lower.   = equal to the last bit."
+)
+
 
 def matrix(outcomes: Sequence[Outcome]) -> tuple[Figure, str]:
     """Draw a row per outcome: the distance at the end of each epoch, how the last loss compares, what was first."""
@@ -23,10 +28,10 @@ def matrix(outcomes: Sequence[Outcome]) -> tuple[Figure, str]:
     reference = straight().losses[epochs[-1]]
     right = len(epochs)
     with style():
-        figure = Figure(figsize=(9, 0.34 * len(outcomes) + 0.95))
+        figure = Figure(figsize=(9, 0.34 * len(outcomes) + 1.4))
         figure.set_layout_engine("none")
         ax = figure.add_axes((0.155, 0.01, 0.84, 0.98))
-        ax.set(xlim=(-0.5, right + 5.25), ylim=(len(outcomes) - 0.45, -2.35))
+        ax.set(xlim=(-0.5, right + 5.25), ylim=(len(outcomes) + 0.95, -2.35))
         ax.set_axis_off()
         heading: dict[str, Any] = {"va": "center", "fontweight": "bold"}
         ax.text(-0.62, -1.75, "forgotten", ha="right", **heading)
@@ -43,6 +48,7 @@ def matrix(outcomes: Sequence[Outcome]) -> tuple[Figure, str]:
             mark, colour = ("=", GREEN) if loss == reference else ("▲", VERMILLION) if loss > reference else ("▼", BLUE)
             ax.text(right + 0.2, row, mark, color=colour, ha="center", va="center", fontweight="bold")
             ax.text(right + 0.95, row, outcome.first, va="center")
+        ax.text(-0.47, len(outcomes) + 0.25, _LEGEND, va="center", linespacing=1.35)
     return figure, _caption(outcomes, reference, epochs)
 
 

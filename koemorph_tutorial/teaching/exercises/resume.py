@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -50,17 +53,17 @@ PREDICTION = Choice(
     asks="Are the weights equal in the end?",
     options={
         "a": Option(
-            text="No. Even if nothing in the run were random, they would differ.",
+            text="They differ with random numbers, and differ without.",
             reply="Two things are wrong at once. The random numbers start again. And without any random number it "
             "still went wrong: the file says that epoch 3 was done, the recipe takes it for the epoch to do.",
         ),
         "b": Option(
-            text="No, but only because of the random numbers: if nothing were random, they would be equal.",
+            text="They differ with random numbers, and are equal without.",
             reply="The random numbers do start again. But look at the lines above: without any of them the two still "
             "differ. The file says that epoch 3 was done, the recipe takes it for the epoch to do.",
         ),
         "c": Option(
-            text="Yes. All that a step is made of was in the file, and the seed is the same.",
+            text="They are equal with random numbers, and equal without.",
             reply="A seed is where random numbers begin, not where they were on Friday: set again, it brings the "
             "numbers of epoch 0 back. And the file says that epoch 3 was done, the recipe takes it for the epoch to "
             "do.",
@@ -107,9 +110,13 @@ def _asked(next_batch: Any, epoch: int, done: int, length: int) -> tuple[int, in
         place = (place.epoch, place.batch)
     if not isinstance(place, (tuple, list)) or len(place) != 2:
         raise WrongAnswerError(f"expected two numbers, the epoch and the batch, found {printable(repr(place), 60)}")
-    if not all(isinstance(number, (int, float)) and number == int(number) for number in place):
-        raise WrongAnswerError(f"expected whole numbers, found {printable(repr(place), 60)}")
-    return int(place[0]), int(place[1])
+    try:
+        return operator.index(place[0]), operator.index(place[1])
+    except TypeError:
+        says = f"expected whole numbers, found {printable(repr(place), 60)}"
+    if all(isinstance(number, (int, float)) and float(number).is_integer() for number in place):
+        says += ", with a float, which `range` refuses. Of whole numbers `//` makes a whole one, `/` a float"
+    raise WrongAnswerError(says)
 
 
 def _compare_batches(epoch: int, done: int, length: int, place: tuple[int, int]) -> None:
@@ -121,15 +128,18 @@ def _compare_batches(epoch: int, done: int, length: int, place: tuple[int, int])
     never = sorted({(e, b) for e in range(_EPOCHS) for b in range(length)} - set(trained))
     where = f"Saved in epoch {epoch} after {done} of {length} batches, it goes on at epoch {place[0]}, batch {place[1]}"
     if twice:
-        raise WrongAnswerError(f"{where}: {len(twice)} of the batches are trained twice, from {_named(twice[0])} on")
+        raise WrongAnswerError(f"{where}: {_named(twice, 'trained twice')}")
     if never:
-        raise WrongAnswerError(f"{where}: {len(never)} of the batches are never trained, from {_named(never[0])} on")
+        raise WrongAnswerError(f"{where}: {_named(never, 'never trained')}")
     if place[1] >= length:
         raise WrongAnswerError(f"{where}, which is no batch: an epoch has the batches 0 to {length - 1}")
 
 
-def _named(batch: tuple[int, int]) -> str:
-    return f"epoch {batch[0]}, batch {batch[1]},"
+def _named(batches: list[tuple[int, int]], become: str) -> str:
+    first = f"epoch {batches[0][0]}, batch {batches[0][1]}"
+    if len(batches) == 1:
+        return f"1 batch is {become}: {first}"
+    return f"{len(batches)} batches are {become}, from {first}, on"
 
 
 def _place(line: str) -> str:
@@ -213,11 +223,28 @@ def _seed(seed: int, normals: int) -> None:
         random.gauss(0, 1), np.random.normal()
 
 
-def _brought_back(kind: Any, seed: int, normals: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return what a run draws after its state was taken, and what another process draws that got this state."""
+@dataclass(frozen=True)
+class _Return:
+    """What a run draws after its state was taken, and what another process draws that got this state; of numpy more."""
+
+    expected: dict[str, list[float]]
+    found: dict[str, list[float]]
+    is_kept: bool  # numpy's numbers are in the state
+    is_left: bool  # numpy is where it was before the state came
+    is_near: bool  # numpy has the numbers, and is at another place in them
+
+
+def _state_of_numpy() -> Any:
+    import numpy as np
+
+    return np.random.get_state()
+
+
+def _brought_back(kind: Any, seed: int, normals: int) -> _Return:
     _seed(seed, normals)
     expected = _draw()
     _seed(seed, normals)
+    numbers = _state_of_numpy()[1]
     state = kind().state_dict()
     if is_nothing(state):
         raise WrongAnswerError("`state_dict` returned None: is `return` missing?")
@@ -235,8 +262,22 @@ def _brought_back(kind: Any, seed: int, normals: int) -> tuple[dict[str, list[fl
         raise WrongAnswerError("pickled")
     _seed(seed + 1000, 4)
     kind().state_dict()  # what is kept elsewhere than in the state would be of this moment
+    before = _state_of_numpy()
     kind().load_state_dict(copy.deepcopy(saved))
-    return expected, _draw()
+    after = _state_of_numpy()
+    return _Return(
+        expected=expected,
+        found=_draw(),
+        is_kept=_holds(saved, numbers[:9].tolist()),
+        is_left=repr(before) == repr(after) and bool((before[1] == after[1]).all()),
+        is_near=bool((after[1] == numbers).all()),
+    )
+
+
+def _holds(saved: Any, numbers: list[int]) -> bool:
+    """Say whether these numbers are somewhere in a state: in a list, a tensor, a text."""
+    found = " ".join(str(leaf.tolist() if hasattr(leaf, "tolist") else leaf) for leaf in _leaves(saved))
+    return set(map(str, numbers)) <= set(re.findall(r"\d+", found))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -252,15 +293,19 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _examine_random_numbers(kind: Any) -> None:
     if is_untouched(kind, _RANDOM_STUB):
         raise NotAttemptedError
-    plain = _brought_back(kind, 1, 0)
-    cached = _brought_back(kind, 1, 1)
-    later = _brought_back(kind, 2, 6)
-    wrong = [name for name in plain[0] if plain[0][name] != plain[1][name] or later[0][name] != later[1][name]]
+    plain, cached, later = _brought_back(kind, 1, 0), _brought_back(kind, 1, 1), _brought_back(kind, 2, 6)
+    runs = (plain, later)
+    wrong = [name for name in plain.expected if any(run.expected[name] != run.found[name] for run in runs)]
     if wrong == ["numpy"]:
-        raise WrongAnswerError("seed" if plain[1]["numpy"] == later[1]["numpy"] else "elsewhere")
+        if all(run.is_left for run in runs):
+            raise WrongAnswerError("unused" if all(run.is_kept for run in runs) else "elsewhere")
+        if all(run.is_near for run in runs):
+            raise WrongAnswerError("place")
+        if plain.found["numpy"] == later.found["numpy"]:
+            raise WrongAnswerError("seed")
     if wrong:
         raise WrongAnswerError(f"the random numbers of {' and '.join(wrong)} do not come back as they were")
-    if cached[0] != cached[1]:
+    if cached.expected != cached.found:
         raise WrongAnswerError("cached")
 
 
@@ -303,9 +348,25 @@ RANDOM_NUMBERS = Exercise(
             ),
         ),
         "array": Misconception(
-            says="The right state, but a safe `torch.load` refuses it: there is a numpy array in it. Of the five "
-            "things that `np.random.get_state()` returns the second is one, of 624 numbers. `.tolist()` cures it.",
+            says="The right state, but `torch.load` with `weights_only=True` refuses it: one of the five things that "
+            "`np.random.get_state()` returns is a numpy array. It opens numbers, text and tensors, and lists of them.",
             example=_random_numbers(', "numpy": np.random.get_state()', (_SET_NUMPY,)),
+        ),
+        "unused": Misconception(
+            says="numpy's numbers are in the file, and there they stay: after `load_state_dict` numpy goes on from "
+            "wherever it was. It has to set them, as it does for torch and Python.",
+            example=_random_numbers(
+                ', "numpy": (name, numbers.tolist(), *rest)', (), ("name, numbers, *rest = np.random.get_state()",)
+            ),
+        ),
+        "place": Misconception(
+            says="The right 624 numbers, read from the wrong place. numpy hands them out one after the other, and the "
+            "third of the five entries says how many are used up: 624 after a seed, another count inside a run. Keep "
+            "it as well.",
+            example=_random_numbers(
+                ', "numpy": np.random.get_state()[1].tolist()',
+                ('np.random.set_state(("MT19937", state["numpy"], 624))',),
+            ),
         ),
         "cached": Misconception(
             says="Nearly. numpy makes normal numbers in pairs, and the second one waits in its state for the next "
@@ -341,8 +402,8 @@ RANDOM_NUMBERS = Exercise(
             ),
         ),
     },
-    hint="Of `name, numbers, *rest = np.random.get_state()` the second is an array: save "
-    "`(name, numbers.tolist(), *rest)`, and `np.random.set_state` takes that back.",
+    hint="Look at the five: `name, numbers, *rest = np.random.get_state()`. Only `numbers` is an array; its "
+    "`.tolist()` is as good, and `np.random.set_state` takes the five back with a list in its place.",
     solution=_random_numbers(
         ', "numpy": (name, numbers.tolist(), *rest)',
         (_SET_NUMPY,),
@@ -379,11 +440,13 @@ def _numbers(batch: Any) -> list[int]:
     return [int(number) for number in (found if isinstance(found, Iterable) else [found])]
 
 
-def _killed_after(kind: Any, state: Any, batches: int) -> tuple[list[list[int]], Any]:
+def _killed_after(kind: Any, state: Any, batches: int, *, epochs: int = 0) -> tuple[list[list[int]], Any]:
     """Return the first batches of an epoch, all if the count is negative, and the state that is saved after them."""
     loader = _begun(kind, state)
+    for _ in range(epochs):
+        list(loader)
     read: list[list[int]] = []
-    for batch in loader:
+    for batch in loader if batches else ():
         read.append(_numbers(batch))
         if len(read) == batches:
             break
@@ -420,18 +483,28 @@ def _examine_batches(kind: Any) -> None:
     if is_untouched(kind, _BATCHES_STUB):
         raise NotAttemptedError
     straight: Epochs = _elsewhere(partial(_goes_on, kind, None, 3))
-    for epoch in straight:
+    for number, epoch in enumerate(straight):
         if sorted(chain.from_iterable(epoch)) != list(range(_SAMPLES)):
-            raise WrongAnswerError(f"an epoch without any kill has to hold each of the {_SAMPLES} samples once")
+            held = len(set(chain.from_iterable(epoch)) & set(range(_SAMPLES)))
+            raise WrongAnswerError(
+                "never reset"
+                if number and not held
+                else f"without any kill an epoch has to hold each of the {_SAMPLES} samples once; epoch {number} holds "
+                f"{held} of them in {len(epoch)} batches"
+            )
     if straight[0] == straight[1] or straight[1] == straight[2]:
         raise WrongAnswerError("each epoch was to have a new order; two that follow each other have the same one")
 
     _, ends = _elsewhere(partial(_killed_after, kind, None, -1))
-    if _elsewhere(partial(_goes_on, kind, ends, 2)) != straight[1:]:
-        raise WrongAnswerError("killed at the end of an epoch it does not go on as before; what you began with does")
-    for done in (1, 2, 3):
-        read, state = _elsewhere(partial(_killed_after, kind, None, done))
-        rest = _elsewhere(partial(_goes_on, kind, state, 3))
+    after = _elsewhere(partial(_goes_on, kind, ends, 2))
+    if after != straight[1:]:
+        how = "repeats that epoch" if after[0] == straight[0] else "does not go on as before"
+        raise WrongAnswerError(f"killed at the end of an epoch it {how}; what you began with goes on with the next")
+    killed = [(done, *_elsewhere(partial(_killed_after, kind, None, done))) for done in (1, 2, 3)]
+    rests = [_elsewhere(partial(_goes_on, kind, state, 3)) for _, _, state in killed]
+    if all(rest[0] == straight[0][done - 1 :] for (done, *_), rest in zip(killed, rests, strict=True)):
+        raise WrongAnswerError("late")
+    for (done, read, state), rest in zip(killed, rests, strict=True):
         _judge(straight, read, rest[0])
         if rest[1] == straight[1][done:]:
             raise WrongAnswerError("count kept")
@@ -441,6 +514,21 @@ def _examine_batches(kind: Any) -> None:
             _, state = _elsewhere(partial(_killed_after, kind, state, 1))
             if _elsewhere(partial(_goes_on, kind, state, 1)) != [straight[0][2:]]:
                 raise WrongAnswerError("second")
+
+    # In epoch 1, since what a fresh loader has of itself may be right for epoch 0.
+    _, state = _elsewhere(partial(_killed_after, kind, None, 2, epochs=1))
+    if _elsewhere(partial(_goes_on, kind, state, 2)) != [straight[1][2:], straight[2]]:
+        raise WrongAnswerError(
+            "killed inside epoch 0 it goes on, killed inside epoch 1 it does not: is what it keeps of the epoch's "
+            "beginning renewed in each?"
+        )
+    try:
+        _, again = _elsewhere(partial(_killed_after, kind, state, 0))
+        same = _elsewhere(partial(_goes_on, kind, again, 2)) == [straight[1][2:], straight[2]]
+    except WrongAnswerError:  # it kept what cannot be gone on from, None say
+        same = False
+    if not same:
+        raise WrongAnswerError("at once")
 
 
 def _judge(straight: Epochs, read: list[list[int]], rest: list[list[int]]) -> None:
@@ -465,9 +553,8 @@ def _judge(straight: Epochs, read: list[list[int]], rest: list[list[int]]) -> No
 
 def _batches(init: str, before: str, loop: tuple[str, ...], after: str, save: str, load: str) -> str:
     indent = "\n        "
-    body = (
-        f"for batch in {loop[0]}:{indent}    {loop[1]}{indent}    yield batch" if loop[1:] else f"yield from {loop[0]}"
-    )
+    inside = loop[1:] if "yield batch" in loop else (*loop[1:], "yield batch")
+    body = f"{indent}    ".join([f"for batch in {loop[0]}:", *inside]) if loop[1:] else f"yield from {loop[0]}"
     lines = [before, "order = torch.randperm(16, generator=self.generator)", body, after]
     return f'''\
 class Batches:
@@ -517,7 +604,7 @@ BATCHES = Exercise(
         ),
         "begins again": Misconception(
             says="The order is right, but the epoch begins again: the batches that were done come a second time. Count "
-            "them, and leave so many out.",
+            "them, keep the count in the state, and leave so many out.",
             example=_batches(
                 "self.start = self.generator.get_state()",
                 _BEFORE,
@@ -525,6 +612,30 @@ BATCHES = Exercise(
                 "self.start = self.generator.get_state()",
                 '{"start": self.start}',
                 'self.start = state["start"]',
+            ),
+        ),
+        "late": Misconception(
+            says="One late: the batch before the kill comes again. At a `yield` the loader stands still until somebody "
+            "asks for the next batch, so what is written after it has not happened yet when the state is saved. Count "
+            "first, then hand out.",
+            example=_batches(_INIT, _BEFORE, (_LOOP[0], "yield batch", _LOOP[1]), _INIT, _STATE, _LOAD),
+        ),
+        "never reset": Misconception(
+            says="Without any kill epoch 0 is whole, and epoch 1 has no batch: the count of batches done still stands "
+            "at 4, and so many are left out. It has to go back to 0 when an epoch ends.",
+            example=_batches(_INIT, _BEFORE, _LOOP, "self.start = self.generator.get_state()", _STATE, _LOAD),
+        ),
+        "at once": Misconception(
+            says="Killed and brought back, it goes on. But saved again right after that, before any batch, it writes "
+            "another place than it was given, and is lost with the next kill. What `state_dict` reads, "
+            "`load_state_dict` has to set.",
+            example=_batches(
+                _INIT,
+                "self.start = self.generator.get_state()",
+                _LOOP,
+                "self.start, self.done = self.generator.get_state(), 0",
+                _STATE,
+                'self.generator.set_state(state["start"]); self.done = state["done"]',
             ),
         ),
         "next epoch": Misconception(
@@ -578,8 +689,8 @@ BATCHES = Exercise(
     "batches so far. `__iter__` sets the generator to `self.start`, draws the order, leaves out the first `self.done` "
     "and counts on. After the loop both are set anew.",
     solution=_batches(_INIT, _BEFORE, _LOOP, _INIT, _STATE, _LOAD),
-    why="Killed after each batch, and twice in one epoch, it handed out the same batches as without a kill, and the "
-    "same orders later. This is the idea of `ResumableLoader`, which does it for any DataLoader.",
+    why="Killed after each batch, twice in one epoch, and before any batch, it handed out the same batches as without "
+    "a kill, and the same orders later. This is the idea of `ResumableLoader`, which does it for any DataLoader.",
 )
 
 
