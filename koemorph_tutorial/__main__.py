@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -199,10 +199,15 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a time above 0, in seconds, found {text!r}")
 
 
-def _end_with_children() -> None:
+@contextlib.contextmanager
+def _ending_its_processes() -> Iterator[None]:
     """Have a request to end, however it comes, end the processes that a test has started as well."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -335,6 +340,7 @@ def _inspect(options: argparse.Namespace) -> int:
     return DONE
 
 
+@_ending_its_processes()
 def _crash_test(options: argparse.Namespace) -> int:
     import json
 
@@ -342,7 +348,6 @@ def _crash_test(options: argparse.Namespace) -> int:
     from .testing.example import recover, train, train_and_go_back
     from .testing.scripts import load_script
 
-    _end_with_children()
     trainings: dict[str, tuple[Train, Recover]] = {
         "a training of four epochs": (train, recover),
         "a roll-back": (train_and_go_back, recover),
@@ -374,11 +379,11 @@ def _crash_test(options: argparse.Namespace) -> int:
     return NO if any(campaign.not_ok for campaign in campaigns.values()) else DONE
 
 
+@_ending_its_processes()
 def _certify(options: argparse.Namespace) -> int:
     from .testing.certificate import CertificateError, certify_script
     from .training.config import ConfigError, load_config
 
-    _end_with_children()
     script = options.script
     if script is not None and options.settings:
         return _unusable(f"certify: {options.settings[0]}: settings are those of the example; a script has its own")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,23 @@ def test_a_script_that_forgets_is_answered_with_no(tmp_path: Path, capsys: pytes
     )
     assert 1 == main(["certify", "--script", str(path), "--stop", "2"])
     assert "at the end of epoch 2: model.weight: expected" in capsys.readouterr().out
+
+
+def test_a_certificate_that_is_asked_to_end_takes_its_processes_along(tmp_path: Path) -> None:
+    """SIGTERM as Ctrl-C: none of them trains on, and nothing stays in the folder for temporary files."""
+    script, temporary = tmp_path / "endless.py", tmp_path / "temporary"
+    temporary.mkdir()
+    script.write_text("import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "koemorph_tutorial", "certify", "--script", str(script)]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not list(temporary.rglob("began")) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert 130 == process.wait(60)
+    assert [] == list(temporary.iterdir())
+    alive = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True, check=False).stdout
+    assert "" == alive
 
 
 def test_a_stopped_training_says_how_it_goes_on(tmp_path: Path) -> None:

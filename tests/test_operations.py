@@ -310,6 +310,21 @@ def test_children_that_share_work_report_as_they_go_and_raise_as_one() -> None:
         list(children.share(fails, 2))
 
 
+def test_a_child_that_is_ended_before_it_began_does_not_go_on_with_its_parents_work(tmp_path: Path) -> None:
+    """One of many fails at once, and the others have hardly been forked."""
+
+    def work(worker: int) -> Iterator[int]:
+        if worker == 0:
+            raise ValueError("at once")
+        yield from range(5)
+
+    for number in range(20):
+        with pytest.raises(RuntimeError, match="at once"):
+            list(children.share(work, 4))
+        (tmp_path / f"{number}-{os.getpid()}").touch()
+    assert 20 == len(list(tmp_path.iterdir()))
+
+
 def test_a_child_begins_with_the_random_numbers_of_its_parent(tmp_path: Path) -> None:
     """Python itself gives every forked child others."""
     state = random.getstate()

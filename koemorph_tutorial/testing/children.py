@@ -97,6 +97,7 @@ _not_for_children: list[int] = []  # a descriptor that a process left behind by 
 def _report(values: Iterator[Any], writing: int) -> NoReturn:
     _not_for_children.append(writing)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
         for value in values:
             os.write(writing, (json.dumps(["value", value]) + "\n").encode())  # short, so never mixed with another's
     except (KeyboardInterrupt, BrokenPipeError):
@@ -108,12 +109,23 @@ def _report(values: Iterator[Any], writing: int) -> NoReturn:
         os._exit(0)
 
 
+_INTERRUPT = (signal.SIGINT,)
+
+
 def _fork() -> int:
+    """Fork; the child cannot be interrupted until it says so, or it would go on with what its parent was doing."""
     state = random.getstate()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only wait
-        child = os.fork()
-    if child == 0:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only wait
+            child = os.fork()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         random.setstate(state)  # Python has given it another one: then no two trainings would be the same
         gc.freeze()  # a collection would touch, and so copy, all memory that is shared with the parent
     return child
@@ -133,6 +145,7 @@ def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:
         if torch is not None:
             torch.set_num_threads(1)  # a pool of threads does not survive a fork
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
             ended: dict[str, Any] = {"result": work()}
         except SystemExit as error:
             ended = {"error": None if error.code in (None, 0) else f"exit code {error.code}"}
