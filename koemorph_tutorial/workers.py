@@ -93,7 +93,7 @@ def starting(loader: DataLoader[Any]) -> Iterator[None]:
     if not loader.num_workers:
         yield
         return
-    if multiprocessing.get_start_method(allow_none=True) != "fork" or loader.multiprocessing_context is not None:
+    if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
         resource_tracker.ensure_running()  # it is started once, and unblocks signals when it is
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:

@@ -111,7 +111,7 @@ equal, equal_without = (torch.equal(a.weights, b.weights) for a, b in ((monday, 
 reveal("03.2", happened="c" if equal else "b" if equal_without else "a")
 
 # %% [markdown]
-# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was. The third hole is in the folder:
+# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was (first line below). The third is in the folder:
 
 # %%
 print("Monday's first epoch in the order of epoch 0:", torch.equal(monday.seen[0], twin.seen[0]))
@@ -124,7 +124,7 @@ print("as good as the twin's:", now["metrics"]["loss"] <= good["metrics"]["loss"
 #
 # ## Why: forgetting makes another run
 #
-# A run is stopped in epoch 3, after five of eight batches. From its checkpoint it comes back eleven times: whole, with one part left out, with all left out. What is left out stays as a fresh start makes it. (RNG: random number generator. Python's draws how loud a sound is, numpy's how strong its noise, torch's the noise and dropout; the data order has one of its own here. The early-stop count: epochs in vain, without a new best.)
+# A run is stopped in epoch 3, after five of eight batches. From its checkpoint it comes back eleven times: whole, with one part left out, with all left out. What is left out stays as a fresh start makes it. (RNG: random number generator. Python's draws how loud a sound is, numpy's how strong its noise, torch's the noise and dropout; the data order has one of its own in this figure. The early-stop count: epochs in vain, without a new best.)
 
 # %%
 from koemorph_tutorial.teaching import gaps
@@ -132,11 +132,11 @@ from koemorph_tutorial.teaching import gaps
 show(*gaps.matrix(amnesia.forget_each()))
 
 # %% [markdown]
-# The best and the early-stop count move no weight: they decide what is kept and when to stop. Every other gap makes another run, most at once, the schedule's when it is first asked for. The optimizer's is the widest: besides its memory it holds the learning rate, which the schedule only changes; a fresh one begins with the first.
+# The best and the early-stop count move no weight: they decide what is kept and when to stop. Every other gap makes another run, most at once, the schedule's when it is first asked for. The optimizer's is the widest: besides its memory it holds the learning rate, which the schedule only changes; a fresh optimizer begins with the first rate.
 #
 # Now look at the arrows. **Different is not worse:** some forgetful runs end with a lower loss than the run that never stopped. No loss curve can prove a resume right. Equality can.
 #
-# It happens to experts. [nnU-Net](https://github.com/MIC-DKFZ/nnUNet/pull/401), a well-known tool for medical images, did not save its best value, so after a restart a newer model took its place, until a user sent the missing lines in 2020.
+# It happens to experts. [nnU-Net](https://github.com/MIC-DKFZ/nnUNet/pull/401), a tool for medical images, did not save its best value, so after a restart a newer model took its place, until a user sent the missing lines in 2020.
 #
 # > **Trap.** An optimizer's `load_state_dict` may keep the very tensors that it is given, and train on in them. For a second resume load the file anew.
 #
@@ -153,7 +153,7 @@ choose.show()
 # %% [markdown]
 # ## Repair: go on, do not begin again
 #
-# By hand it is two short functions around the recipe's: the best and the random numbers go into the file and come back, and training begins one epoch further on. The random numbers are [restored](../koemorph_tutorial/rng.py) last, when nothing else draws any. With torch's comes the order of the data, drawn from them here.
+# By hand it is two short functions around the recipe's: the best and the random numbers go into the file and come back, and training begins one epoch further on. The random numbers are [restored](../koemorph_tutorial/rng.py) last, when nothing else draws any. With torch's comes the data order, which the recipe draws from them.
 
 # %%
 from koemorph_tutorial.rng import capture_rng, restore_rng
@@ -201,7 +201,7 @@ certificate = certify(ours)
 print(certificate, *certificate.trials, sep="\n")
 
 # %% [markdown]
-# This is **the proof.** [`certify`](../koemorph_tutorial/testing/certificate.py) trains your loop once without a stop. Then, three times, it is killed by a real SIGKILL: at the end of an epoch (“epoch 1, batch 0”: epoch 0 is done), inside a later one (right after a save that the certificate asks of `step`, as a warning would), and at the end of the last but one. Each time a fresh process with other random numbers goes on, and all that was saved is compared, bit by bit: after the resume, at each epoch's end, and every batch. And if a loop forgets its schedule?
+# This is **the proof.** [`certify`](../koemorph_tutorial/testing/certificate.py) trains your loop once without a stop. Then, three times, it is killed by a real SIGKILL: at the end of an epoch (“epoch 1, batch 0”: epoch 0 is done), inside a later one (the certificate first asks `step` for a save, as a warning would), at the end of the last but one. Each time a fresh process with other random numbers goes on, and all that was saved is compared, bit by bit: after the resume, at each epoch's end, and every batch. And if a loop forgets its schedule?
 
 # %%
 forgetful = certify(partial(ours, forget="scheduler"))
