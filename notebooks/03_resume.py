@@ -111,7 +111,7 @@ equal, equal_without = (torch.equal(a.weights, b.weights) for a, b in ((monday, 
 reveal("03.2", happened="c" if equal else "b" if equal_without else "a")
 
 # %% [markdown]
-# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was (first line below). The third is in the folder:
+# **The epoch is repeated:** `checkpoint["epoch"]` is the epoch that is done, and the recipe begins with it. **The random numbers begin again:** Monday shuffles its first epoch as epoch 0 was. The third is in the folder:
 
 # %%
 print("Monday's first epoch in the order of epoch 0:", torch.equal(monday.seen[0], twin.seen[0]))

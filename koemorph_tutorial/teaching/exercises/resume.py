@@ -349,8 +349,8 @@ RANDOM_NUMBERS = Exercise(
         ),
         "array": Misconception(
             says="The right state, but `torch.load` with `weights_only=True` refuses it: one of the five things that "
-            "`np.random.get_state()` returns is a numpy array, and `list` makes numpy's numbers of it. It opens Python's "
-            "numbers, text and tensors, and lists of them.",
+            "`np.random.get_state()` returns is a numpy array, and `list` makes numpy's numbers of it. It opens "
+            "Python's numbers, text and tensors, and lists of them.",
             example=_random_numbers(', "numpy": np.random.get_state()', (_SET_NUMPY,)),
         ),
         "unused": Misconception(
