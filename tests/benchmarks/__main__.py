@@ -62,6 +62,9 @@ def a_header_is_asked_in_a_fraction_of_a_load() -> Iterable[Row]:
     yield Row(name="inspect_checkpoint / torch.load, 200 MB", measured=ours, reference=reference, bound=0.05)
 
 
+_LONGER = {"03": 20.0}  # it trains eleven forgetful runs, and is killed six times
+
+
 def a_lesson_takes_seconds() -> Iterable[Row]:
     """Time all cells of each lesson after its kernel has started; the reference is one second."""
     from jupyter_client.kernelspec import KernelSpecManager
@@ -78,7 +81,9 @@ def a_lesson_takes_seconds() -> Iterable[Row]:
             for index, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, index)
             seconds = time.perf_counter() - begin
-        yield Row(name=f"lesson {lesson.stem[:2]} / one second", measured=seconds, reference=1.0, bound=10.0)
+        number = lesson.stem[:2]
+        bound = _LONGER.get(number, 10.0)
+        yield Row(name=f"lesson {number} / one second", measured=seconds, reference=1.0, bound=bound)
 
 
 ROWS: list[Callable[[], Iterable[Row]]] = [
