@@ -7,8 +7,10 @@ every object are taken before it is filled and once more after: what is not the 
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import starmap, takewhile
@@ -114,6 +116,32 @@ def _of_scheduler(name: str, scheduler: LRScheduler) -> Settings:
 
 def _parameters(kind: type) -> Iterable[str]:
     return inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else ()
+
+
+Stored = dict[str, dict[str, list[Any]]]
+
+
+def as_stored(settings: Settings) -> Stored:
+    """Return settings as a checkpoint holds them: by object, then by name; what is no plain value is left out."""
+    stored: Stored = {}
+    for (owner, key), values in settings.items():
+        with suppress(TypeError, ValueError):
+            json.dumps(values)
+            stored.setdefault(owner, {})[key] = values
+    return stored
+
+
+def asked_anew(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
+    """Return those of `settings` that are not what was asked for when the run began, as `stored` with it.
+
+    A loop that sets its own learning rate has another one in the file than it asked for; that is no change.
+    """
+    then = stored or {}
+    return {
+        (owner, key): values
+        for (owner, key), values in settings.items()
+        if key not in then.get(owner, {}) or not _same(then[owner][key], values)
+    }
 
 
 def find_changes(

@@ -84,6 +84,7 @@ class ResumableLoader(Generic[T]):
         else:
             vars(self._loader)["batch_sampler" if loader.batch_sampler is not None else "sampler"] = self._order
         if loader.num_workers:
+            self._loader.in_order = True  # a count of batches says nothing where they come in any order
             self._loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
             if not self._iterable:
                 vars(self._loader)["dataset"] = TicketDataset(loader.dataset)

@@ -19,7 +19,7 @@ from . import recording
 from .commit import Commits, Saved
 from .cut import remove_cut
 from .directory import go_on, is_home, is_used, new_line
-from .drift import config_in_use
+from .drift import as_stored, config_in_use, settings_of
 from .durable import refusals_named
 from .loading import ResumableLoader
 from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
@@ -89,6 +89,7 @@ class CheckpointManager:
         self.settings = replace(settings or CheckpointSettings(), **overrides)
         self._objects = dict(objects)
         self._config = plain_config(config)  # what it cannot hold is better known now than after the first epoch
+        self._settings = as_stored(settings_of(self._objects))  # what was asked for, whatever the loop makes of it
         self._commits = Commits(self.directory, self.settings, on_saved)
         loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
         self._progress = Progress(self._objects)
@@ -165,6 +166,8 @@ class CheckpointManager:
         self._check_inside_epoch(found)
         resumed = bring_back(found, self._objects, config=self._config, strict=strict)
         self._config = config_in_use(self._config, resumed.changed)
+        for owner, settings in found.checkpoint.get("metadata", {}).get("settings", {}).items():
+            self._settings[owner] = {**self._settings.get(owner, {}), **settings}
         self._tenancy.take_over()
         best, notes = resumed.best, list(resumed.notes)
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
@@ -412,6 +415,7 @@ class CheckpointManager:
             config=self._config,
             training_time=self._trained_before + time.monotonic() - self._started,
         )
+        checkpoint["metadata"]["settings"] = self._settings
         checkpoint |= parts or {}
         self._commits.commit(decision, checkpoint, self.position)
 

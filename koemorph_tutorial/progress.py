@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import nn
@@ -28,8 +29,9 @@ class Progress:
         self._counted: ResumableLoader[Any] | None = None  # in this epoch
         self._usual: ResumableLoader[Any] | None = None  # in the epoch before
         self.at_end: dict[str, Any] | None = None  # parts of a checkpoint, once only validation is left
+        ran_out = WeakMethod(self._ran_out)  # a cycle would keep persistent workers alive until it is collected
         for loader in self.loaders.values():
-            loader.on_run_out = self._ran_out
+            loader.on_run_out = lambda: (method := ran_out()) and method()
 
     def go_on(self, position: Position) -> None:
         """Begin at a position that was saved."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .drift import Change, find_changes, settings_of, table
+from .drift import Change, asked_anew, find_changes, settings_of, table
 from .records import (
     Best,
     CheckpointError,
@@ -144,7 +144,8 @@ def bring_back(
     Raises:
         MismatchError: what does not fit, or, under `strict`, what drifted.
     """
-    asked, before = plain_config(config), settings_of(objects)
+    asked = plain_config(config)
+    before = asked_anew(settings_of(objects), found.checkpoint.get("metadata", {}).get("settings"))
     try:
         restored: Restored = restore(found.checkpoint, objects, strict=strict)
     except CheckpointError as error:

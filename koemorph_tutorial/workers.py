@@ -7,12 +7,14 @@ So a batch is given its own random numbers: those of its epoch and its number, w
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -51,14 +53,25 @@ class TicketDataset:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, ticket: Ticket) -> Any:
+    def __delattr__(self, name: str) -> None:
+        delattr(self._dataset, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._dataset)
+
+    def __getitem__(self, ticket: Any) -> Any:
+        if not isinstance(ticket, Ticket):  # asked by a worker_init_fn or a collate_fn
+            return self._dataset[ticket]
         _seed(ticket)
         return self._dataset[ticket.index]
 
-    def __getitems__(self, ticket: Ticket) -> Any:
-        _seed(ticket)
+    def __getitems__(self, ticket: Any) -> Any:
+        indices = ticket
+        if isinstance(ticket, Ticket):
+            _seed(ticket)
+            indices = ticket.index
         at_once = getattr(self._dataset, "__getitems__", None)
-        return at_once(ticket.index) if at_once else [self._dataset[index] for index in ticket.index]
+        return at_once(indices) if at_once else [self._dataset[index] for index in indices]
 
 
 def _seed(ticket: Ticket) -> None:
@@ -77,14 +90,17 @@ class WorkerStart:
     def __call__(self, worker: int) -> None:
         """Begin in the worker number `worker`."""
         for number in _STOPS:
-            signal.signal(number, _ignore)
+            signal.signal(number, partial(_ignore, os.getpid()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         if self.given is not None:
             self.given(worker)
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing: SIG_IGN would be inherited by the programs that a dataset starts."""
+def _ignore(worker: int, number: int, frame: FrameType | None) -> None:
+    """Do nothing in this worker; SIG_IGN would be inherited by the programs that a dataset starts."""
+    if os.getpid() != worker:  # a process that it has forked
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 @contextmanager
@@ -93,8 +109,11 @@ def starting(loader: DataLoader[Any]) -> Iterator[None]:
     if not loader.num_workers:
         yield
         return
-    if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+    how = (loader.multiprocessing_context or multiprocessing).get_start_method()
+    if how != "fork":
         resource_tracker.ensure_running()  # it is started once, and unblocks signals when it is
+    if how == "forkserver":
+        forkserver.ensure_running()  # what it forks later, for anybody, would be deaf as well
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield

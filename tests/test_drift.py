@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from koemorph_tutorial import CheckpointManager, load_checkpoint
 from koemorph_tutorial.drift import ABSENT, Change, config_in_use, find_changes, settings_of, table
 from koemorph_tutorial.records import Best, Position
 from koemorph_tutorial.state import build, restore
@@ -316,3 +318,23 @@ def test_a_change_prints_as_a_sentence() -> None:
     """For a log."""
     row = change("optimizer.lr", 0.1, 0.001, "file")
     assert "optimizer.lr: 0.1 in the file, 0.001 asked for; used: the file's, with the state" == str(row)
+
+
+def test_a_learning_rate_that_the_loop_itself_sets_is_no_change(tmp_path: Path) -> None:
+    """Asked for is what was asked for before, and the config is left as it is. Another one is said, each time."""
+
+    def run(epochs: int, lr: float) -> tuple[Change, ...]:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        objects = {"model": model, "optimizer": optimizer}
+        with CheckpointManager(tmp_path, objects, save_freq=1, config={"lr": lr}) as checkpoints:
+            resumed = checkpoints.resume()
+            for epoch in checkpoints.epochs(epochs):
+                optimizer.param_groups[0]["lr"] = 0.001 / (epoch + 2)
+                checkpoints.save({"loss": 1.0})
+        return resumed.changed
+
+    assert [(), (), ()] == [run(epochs, 0.001) for epochs in (1, 2, 3)]
+    assert {"lr": 0.001} == load_checkpoint(tmp_path / "last_model.pth")["config"]
+    for epochs in (4, 5):
+        assert "optimizer.lr" in [change.name for change in run(epochs, 0.5)]

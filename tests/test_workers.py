@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import pickle
 import random
@@ -18,7 +20,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from koemorph_tutorial import ResumableLoader
+from koemorph_tutorial import CheckpointManager, ResumableLoader
 from koemorph_tutorial.workers import Ticket, TicketDataset
 
 pytestmark = [
@@ -105,6 +107,54 @@ def test_a_worker_init_fn_is_called_and_sees_the_dataset() -> None:
     """What it sets is set on the dataset itself."""
     loader = ResumableLoader(DataLoader(Noisy(), 4, num_workers=2, worker_init_fn=shifted))
     assert [100.0, 101.0] == [sample[0].item() for sample in next(iter(loader))[:2]]
+
+
+class Peeking(Mixing):
+    """A collate_fn that looks into the dataset of its worker."""
+
+    def __call__(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        info = get_worker_info()
+        assert info is not None
+        assert 3.0 == info.dataset[3][0].item()
+        assert 24 == len(list(iter(info.dataset)))
+        return super().__call__(samples)
+
+
+class Iterated(Noisy):
+    """A dataset that can be iterated as well."""
+
+    def __iter__(self) -> Any:
+        return iter(range(24))
+
+
+def test_a_worker_may_look_into_its_dataset() -> None:
+    """By an index, and from its beginning."""
+    assert 6 == len(list(ResumableLoader(DataLoader(Iterated(), 4, num_workers=2, collate_fn=Peeking()))))
+
+
+def test_batches_come_in_order_whatever_the_loader_says() -> None:
+    """A count of them would say nothing else."""
+    loader = ResumableLoader(DataLoader(Noisy(), 4, num_workers=2, in_order=False))
+    assert [0, 4, 8, 12, 16, 20] == [int(batch[0][0]) for batch in loader]
+
+
+def test_persistent_workers_end_with_the_run(tmp_path: Path) -> None:
+    """Nothing keeps them that only a garbage collection would find."""
+    before = set(multiprocessing.active_children())
+
+    def run() -> None:
+        loader = ResumableLoader(DataLoader(Noisy(), 4, num_workers=2, persistent_workers=True))
+        with CheckpointManager(tmp_path, {"model": torch.nn.Linear(1, 1), "loader": loader}) as checkpoints:
+            for _ in checkpoints.epochs(1):
+                for _ in loader:
+                    checkpoints.step()
+
+    gc.disable()
+    try:
+        run()
+    finally:
+        gc.enable()
+    assert before == set(multiprocessing.active_children())
 
 
 def test_a_dataset_that_is_asked_by_tickets_is_else_itself() -> None:
