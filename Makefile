@@ -5,6 +5,7 @@ EXTRAS := lab,test,dev
 KEEP ?= torch
 CHROMIUM ?= chromium
 LESSONS ?=
+BROWSER_TESTS ?= tests/browser
 
 PIP_ARGS := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
@@ -45,7 +46,7 @@ browser: setup ## run the lessons in a real JupyterLab (needs Chromium; SCREENSH
 	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[browser]'
 	@command -v "$(CHROMIUM)" >/dev/null || { echo "make browser: no $(CHROMIUM) is here: install it (on Debian and" \
 	    "Ubuntu: apt install chromium), or say where one is by CHROMIUM=PATH" >&2; exit 1; }
-	CHROMIUM="$(CHROMIUM)" .venv/bin/pytest tests/browser
+	CHROMIUM="$(CHROMIUM)" .venv/bin/pytest $(BROWSER_TESTS)
 
 clean: ## remove .venv and what the tools left behind (outputs/ stays)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

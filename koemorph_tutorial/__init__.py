@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .difference.compare import diff_checkpoints as diff_checkpoints
+    from .inference import load_for_inference as load_for_inference
+    from .inference import load_weights as load_weights
     from .inspection.summary import inspect_checkpoint as inspect_checkpoint
     from .loading import ResumableLoader as ResumableLoader
     from .manager import CheckpointManager as CheckpointManager
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from .storage import list_checkpoints as list_checkpoints
     from .storage import load_checkpoint as load_checkpoint
     from .storage import save_checkpoint as save_checkpoint
+    from .validation import validate_checkpoint as validate_checkpoint
 
 _ROOMS = {
     "Best": "records",
@@ -33,12 +37,16 @@ _ROOMS = {
     "ResumableLoader": "loading",
     "StopTraining": "records",
     "cleanup_old_checkpoints": "retention",
+    "diff_checkpoints": "difference.compare",
     "inspect_checkpoint": "inspection.summary",
     "list_checkpoints": "storage",
     "load_checkpoint": "storage",
+    "load_for_inference": "inference",
+    "load_weights": "inference",
     "plan_retention": "retention",
     "resume_training": "resume",
     "save_checkpoint": "storage",
+    "validate_checkpoint": "validation",
 }
 
 __all__ = sorted(_ROOMS)  # the names stand once, in the table

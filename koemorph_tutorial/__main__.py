@@ -56,6 +56,23 @@ Only the headers are read, without torch, and nothing in a file can run.
 """
 
 
+_DIFF = """\
+Say in one sentence what differs between two checkpoint files, of whatever program, and then in detail, what matters
+first: the model, where the runs are, metrics, weights, optimizer, config, random states. Tensors are compared bit by
+bit, by their names; a .pth can be compared with the .safetensors made of its weights.
+
+It reads both files once, without torch, and nothing in a file can run. Exit code 0: identical; 1: something differs.
+"""
+
+
+_VALIDATE = """\
+Say of each file whether it is sound: every byte as it was written, every tensor in its place, every weight a number;
+damaged: where, what was expected, what was found; incomplete: whole, but something that it takes is missing or is no
+number; or that it cannot be told, and why. Any file of torch.save will do, TorchScript and safetensors as well; of a
+folder, every checkpoint in it. Nothing in a file can run.
+"""
+
+
 _LAB = """\
 Copy the lessons that you have no copy of to outputs/my-notebooks, and open JupyterLab in the first one.
 
@@ -138,6 +155,21 @@ def make_parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print JSON, for programs: every tensor; long texts are cut"
     )
     inspect.set_defaults(run=_inspect)
+
+    diff = commands.add_parser(
+        "diff", help="say what differs between two files", description=_DIFF, formatter_class=layout
+    )
+    diff.add_argument("a", metavar="A", type=Path, help="a checkpoint file")
+    diff.add_argument("b", metavar="B", type=Path, help="another one")
+    diff.add_argument("--json", action="store_true", help="print JSON, for programs: everything that differs")
+    diff.set_defaults(run=_diff)
+
+    validate = commands.add_parser(
+        "validate", help="say whether files are sound", description=_VALIDATE, formatter_class=layout
+    )
+    validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a checkpoint file, or a run's folder")
+    validate.add_argument("--json", action="store_true", help="print JSON, for programs: every finding of every file")
+    validate.set_defaults(run=_validate)
 
     crash = commands.add_parser(
         "crash-test",
@@ -335,9 +367,47 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         file = inspect_checkpoint(options.path)
         lines = [file.to_json()] if options.json else file_lines(file, columns)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # what it cannot show is escaped
-    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    print(*map(_shown, lines), sep="\n")
     return DONE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    import shutil
+
+    from .difference.compare import diff_checkpoints
+    from .difference.views import difference_lines
+
+    difference = diff_checkpoints(options.a, options.b)
+    columns = max(shutil.get_terminal_size().columns, 60)
+    lines = [difference.to_json()] if options.json else difference_lines(difference, columns)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    return DONE if difference.identical else NO
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from .validation import checkpoints_in, validate_checkpoint
+
+    reports, unusable = [], []
+    for path in (found for given in options.paths for found in checkpoints_in(given)):
+        try:
+            reports.append(validate_checkpoint(path))
+        except CheckpointError as error:
+            unusable.append(str(error))
+        else:
+            if not options.json:
+                print(*map(_shown, reports[-1].lines()), sep="\n", flush=True)
+    if options.json:
+        print("[" + ",\n".join(report.to_json() for report in reports) + "]")
+    for message in unusable:
+        _unusable(message)
+    return UNUSABLE if unusable else DONE if all(reports) else NO
+
+
+def _shown(line: str) -> str:
+    """Return a line as the output can take it: what it cannot show is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @_ending_its_processes()

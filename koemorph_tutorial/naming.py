@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
+from .text import listed
+
 # State of one number per parameter element, in torch's own optimizers: its shape must be the parameter's.
 _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum")
 
@@ -41,10 +43,16 @@ def unwrap(item: Any) -> Any:
     while True:
         if isinstance(item, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             item = item.module
-        elif isinstance(item, nn.Module) and isinstance(vars(item).get("_modules", {}).get("_orig_mod"), nn.Module):
+        elif isinstance(item, nn.Module) and isinstance(_own_modules(item).get("_orig_mod"), nn.Module):
             item = item._orig_mod
         else:
             return item
+
+
+def _own_modules(item: nn.Module) -> dict[str, Any]:
+    """Return what a module holds itself, whatever it forwards to; of one of TorchScript, nothing."""
+    modules = vars(item).get("_modules")
+    return modules if isinstance(modules, dict) else {}
 
 
 def plain_name(name: str) -> str:
@@ -95,15 +103,15 @@ def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
     if all(name.startswith("module.") for name in there) and not any(name.startswith("module.") for name in live):
         there = {name.removeprefix("module."): value for name, value in there.items()}
     both = [(name, value, there[name]) for name, value in live.items() if name in there and not is_lazy(value)]
-    listed = (
-        _listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
-        _listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
-        _listed(
+    lists = (
+        listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
+        listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
+        listed(
             "of another shape",
             [f"{name} (expected{_shape(a)}, found{_shape(b)})" for name, a, b in both if _shape(a) != _shape(b)],
         ),
     )
-    problem = "; ".join(text for text in listed if text)
+    problem = "; ".join(text for text in lists if text)
     if problem:
         problem += "; this is the checkpoint of another model: build the model that it was saved from"
     cast = [f"{name} ({b.dtype} in the file, {a.dtype} here)" for name, a, b in both if _dtype(a) != _dtype(b)]
@@ -113,7 +121,7 @@ def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
     return Match(
         fill=lambda: module.load_state_dict(filled),
         problems=[problem] if problem else [],
-        drift=[_listed("cast to another dtype", cast)] if cast else [],
+        drift=[listed("cast to another dtype", cast)] if cast else [],
         sure=all(isinstance(value, torch.Tensor) for value in there.values()),  # else its set_extra_state may refuse
     )
 
@@ -124,13 +132,6 @@ def _shape(value: Any) -> str:
 
 def _dtype(value: Any) -> torch.dtype | None:
     return value.dtype if isinstance(value, torch.Tensor) else None
-
-
-def _listed(what: str, names: list[str], most: int = 5) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}: {', '.join(names[:most])}{more}"
 
 
 def match_optimizer(
@@ -220,9 +221,9 @@ def _order(
         moved = [f"{name} of its group {elsewhere[name]}" for name in mine & set(elsewhere) if name not in places]
         left = [name + _shaped(entry) for entry in there if (name := entry["name"]) not in mine]
         found = [
-            _listed("not in the file", lacking),
-            _listed("in another group of the file", sorted(moved)),
-            _listed("only in this group of the file", left),
+            listed("not in the file", lacking),
+            listed("in another group of the file", sorted(moved)),
+            listed("only in this group of the file", left),
         ]
         if any(found):
             return [], ["; ".join([*filter(None, found), "give it the parameters it was saved with, grouped as then"])]
@@ -234,7 +235,7 @@ def _order(
         for place, (entry, at) in enumerate(zip(here, order, strict=True))
         if None not in (entry["shape"], there[at]["shape"]) and list(there[at]["shape"]) != entry["shape"]
     ]
-    return order, [_listed("of another shape", wrong)] if wrong else []
+    return order, [listed("of another shape", wrong)] if wrong else []
 
 
 def _shaped(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 FORMAT_VERSION = 1
 BEST_NAME = "best_model.pth"
 LAST_NAME = "last_model.pth"
+TRY_OLDER = "use an older checkpoint of the run"  # what to do about a damaged one
 
 _NUMBERED = re.compile(r"checkpoint_epoch_(\d{3,})\.pth")
 

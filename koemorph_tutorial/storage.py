@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from . import archive
 from .cut import CUT_NAME, read_cut
 from .durable import link, refusals_named, sync_directory, write_file
-from .header import kind_text, read_header
+from .header import Header, find_misplaced, read_header
+from .rebuild import kind_text
 from .records import (
     FORMAT_VERSION,
+    TRY_OLDER,
     CheckpointError,
     CheckpointFile,
     CheckpointNotFoundError,
@@ -93,9 +95,11 @@ def load_checkpoint(path: PathLike, *, map_location: str | torch.device = "cpu",
     import torch
 
     path = Path(path)
-    header = read_header(path)
+    header = _read_header(path)
     version = _format_version(path, header.content)
-    with archive.open_file(path) as file:
+    for name, why in find_misplaced(header):  # torch would read memory that is not the file's
+        raise DamagedCheckpointError(f"{path}: {name}: expected the bytes of a tensor, {why}; {TRY_OLDER}")
+    with archive.open_file(path) as file, archive.reading(path):
         if verify:
             archive.verify(file, path)
             file.seek(0)
@@ -246,7 +250,25 @@ def _identity(path: Path) -> tuple[int, int, int, int]:
 
 
 def _read_description(path: Path, identity: tuple[int, int, int, int]) -> CheckpointFile:
-    return describe_content(path, read_header(path).content, size=identity[2], inode=identity[1])
+    return describe_content(path, _read_header(path).content, size=identity[2], inode=identity[1])
+
+
+def _read_header(path: Path) -> Header:
+    header = read_header(path)
+    if header.kind != "torch":
+        raise UnsupportedCheckpointError(f"{path}: expected the zip format of torch.save, found {_OTHER[header.kind]}")
+    return header
+
+
+_OTHER = {
+    "legacy": (
+        "the one that torch.save wrote before 1.6, which holds no checksums; load_weights takes the weights out of it, "
+        "torch.load and torch.save make a new file of it"
+    ),
+    "safetensors": "a safetensors file, which holds weights and nothing to go on from; load_weights takes them",
+    "torchscript": "an archive of TorchScript, which holds a model and nothing to go on from; load_weights takes its "
+    "weights",
+}
 
 
 def describe_content(path: Path, content: Any, *, size: int, inode: int) -> CheckpointFile:

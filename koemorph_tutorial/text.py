@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _LABEL = 16
@@ -108,6 +108,17 @@ def count(number: int, noun: str) -> str:
     ('1 file', '1,200 files')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(what: str, names: Iterable[str], most: int = 5) -> str:
+    """Return how many there are of what, and the first of them; "" where there are none.
+
+    >>> listed("missing", ["a", "b"]), listed("missing", [])
+    ('2 missing: a, b', '')
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {what}: {', '.join(printable(name) for name in names[:most])}{more}" if names else ""
 
 
 def size(number: float) -> str:

@@ -30,6 +30,13 @@ class Opaque:
     name: str
     content: list[Any]
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class Attributes(dict[str, Any]):
+    """The attributes of an object that the pickle makes, for a caller who wants them as a dict."""
+
 
 _CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
 _NUMBERS = {
@@ -53,22 +60,25 @@ _STRINGS = {  # opcode: what it holds, how its length is written
 }
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _ATOMS = (str, int, float, bool, type(None), bytes)
+_LONGEST_NAME = 1000  # characters
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocol 2 writes its names
 
 
 def unpickle(
-    data: bytes, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]
-) -> tuple[Any, frozenset[str]]:
-    """Return the object that `data` describes, and the names of all functions and classes in it.
+    data: bytes, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any], at: int = 0
+) -> tuple[Any, frozenset[str], int]:
+    """Return the object that `data` describes from byte `at` on, the names of all functions and classes in it, its end.
 
-    `call` is asked what to put in place of a call: it gets the name and the arguments, as the file has them.
-    `persistent` is handed each persistent id: of torch, the description of a storage.
+    `call` is asked what to put in place of a call: it gets the name and the arguments, as the file has them; where it
+    returns `Attributes`, these are filled with those of the object. `persistent` is handed each persistent id: of
+    torch, the description of a storage.
 
     Raises:
         Exception: no such pickle. A pickle is a program, and a broken one can fail in many ways.
     """
     names: dict[str, Name] = {}
-    at, stack, outer, memo = 0, [], [], {}  # type: int, list[Any], list[list[Any]], dict[int, Any]
+    stack, outer, memo = [], [], {}  # type: list[Any], list[list[Any]], dict[int, Any]
+    left = len(data)  # attributes that may be copied: one set can be given to object after object
     while True:
         opcode = data[at]
         at += 1
@@ -149,6 +159,11 @@ def unpickle(
             state = stack.pop()
             if isinstance(stack[-1], Opaque):
                 stack[-1].content.append(state)
+            elif type(stack[-1]) is Attributes and isinstance(state, dict):
+                left -= len(state)
+                if left < 0:
+                    raise UnpicklingError("it asks for more attributes than it holds")
+                stack[-1].update(state)
         elif opcode == 0x63:  # GLOBAL
             middle = data.index(b"\n", at)
             end = data.index(b"\n", middle + 1)
@@ -169,14 +184,14 @@ def unpickle(
         elif opcode == 0x31:  # POP_MARK
             stack = outer.pop()
         elif opcode == 0x2E:  # STOP
-            return stack.pop(), frozenset(names)
+            return stack.pop(), frozenset(names), at
         else:
             raise UnpicklingError(f"byte {opcode:#04x} at {at - 1} is no instruction that torch.save writes")
 
 
 def _named(names: dict[str, Name], module: str, name: str) -> Name:
-    if type(module) is not str or type(name) is not str:
-        raise UnpicklingError("a name that is no text")
+    if type(module) is not str or type(name) is not str or len(module) + len(name) > _LONGEST_NAME:
+        raise UnpicklingError("a name that is no text, or a whole page of it")
     full = f"{_PYTHON_2.get(module, module)}.{name}"
     return names.setdefault(full, Name(full))
 
@@ -194,8 +209,13 @@ def _set_items(target: Any, items: list[Any]) -> None:
         _extend(target, items)
         return
     for key, value in zip(items[::2], items[1::2], strict=True):
-        plain = type(key) in _ATOMS or (type(key) is tuple and all(type(part) in _ATOMS for part in key))
+        plain = all(map(_is_plain, key)) if type(key) is tuple and len(key) <= 8 else _is_plain(key)
         target[key if plain else Opaque("", [key])] = value
+
+
+def _is_plain(key: Any) -> bool:
+    """Say whether a key is hashed at once, and few others have its hash: a pickle can ask for it again and again."""
+    return type(key) in _ATOMS and not (type(key) is int and key.bit_length() > 60)
 
 
 def _extend(target: Any, items: list[Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import zipfile
@@ -20,8 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from koemorph_tutorial.header import TensorStub, read_header
+from koemorph_tutorial import load_checkpoint, validate_checkpoint
+from koemorph_tutorial.header import find_misplaced, read_header
 from koemorph_tutorial.records import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
+from koemorph_tutorial.stubs import TensorStub
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
@@ -267,6 +271,18 @@ def test_what_torch_reads_is_not_foreign(tmp_path: Path, tensor: Any) -> None:
 
 
 TEXT = b"X\x01\x00\x00\x00x"
+
+
+def number(value: int) -> bytes:
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(raw)]) + raw
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
 LAUGHS = b")q\x000" + b"h\x00h\x00h\x00\x87q\x000" * 60 + b"h\x00"  # 3 ** 60 times (), in 600 bytes
 
 
@@ -291,11 +307,39 @@ LAUGHS = b")q\x000" + b"h\x00h\x00h\x00\x87q\x000" * 60 + b"h\x00"  # 3 ** 60 ti
             b"X\x00\x00\x01\x00" + b"a" * 65536 + b"q\x00(" + b"c_codecs\nencode\nh\x00\x85R" * 9999 + b"t.",
             id="one text as bytes ten thousand times",
         ),
+        pytest.param(
+            text("a" * 100_000)
+            + b"q\x000("
+            + b"".join(b"h\x00" + text(str(n)) + b"\x93" for n in range(20_000))
+            + b"t.",
+            id="twenty thousand functions of one long module",
+        ),
+        pytest.param(
+            b"\x8b" + struct.pack("<I", 1 << 21) + b"\x7f" * (1 << 21) + b"q\x000}" + b"h\x00K\x01s" * 200_000 + b".",
+            id="a number of two megabytes as a key again and again",
+        ),
+        pytest.param(
+            b"(" + b"K\x01" * 500_000 + b"tq\x000}" + b"h\x00K\x01s" * 200_000 + b".",
+            id="a long tuple as a key again and again",
+        ),
+        pytest.param(
+            b"}" + b"".join(number(7 + n * (2**61 - 1)) + b"K\x01s" for n in range(1 << 16)) + b".",
+            id="numbers that all have one hash",
+        ),
+        pytest.param(
+            b"J\xff\xff\xff\xffq\x010J\xfe\xff\xff\xffq\x020}"
+            + b"".join(b"(" + b"".join(key) + b"tK\x01s" for key in itertools.product((b"h\x01", b"h\x02"), repeat=16))
+            + b".",
+            id="tuples that all have one hash",
+        ),
     ],
 )
 def test_a_small_header_costs_little(tmp_path: Path, pickled: bytes) -> None:
     """A few bytes that ask for all the memory, all the time or the end of the process: read or refused, and cheap."""
-    path = archive_of(tmp_path / "last_model.pth", b"\x80\x02" + pickled)
+    read_cheaply(archive_of(tmp_path / "last_model.pth", b"\x80\x02" + pickled))
+
+
+def read_cheaply(path: Path) -> None:
     program = (
         "import pathlib, resource, sys\n"
         "from koemorph_tutorial.header import read_header\n"
@@ -307,6 +351,19 @@ def test_a_small_header_costs_little(tmp_path: Path, pickled: bytes) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
     assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_a_small_header_of_a_script_costs_little(tmp_path: Path) -> None:
+    """One set of attributes is not copied to object after object."""
+    attributes = b"}(" + b"".join(text(str(n)) + b"K\x01" for n in range(10_000)) + b"uq\x000"
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/code/net.py", b"")
+        objects = b"h\x01)\x81h\x00b" * 10_000
+        file.writestr("archive/data.pkl", b"\x80\x02" + attributes + b"c__torch__.net\nNet\nq\x010(" + objects + b"t.")
+    read_cheaply(path)
+    with pytest.raises(DamagedCheckpointError, match=r"\(it asks for more attributes than it holds\)"):
+        read_header(path)
 
 
 def test_tensors_know_where_their_numbers_lie(tmp_path: Path) -> None:
@@ -379,3 +436,138 @@ def test_a_header_of_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(DamagedCheckpointError):
             read_header(path)
+
+
+# ------------------------------------------------------------------------------------------- claims beyond the file
+
+
+def numbers(*values: int) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def stored(key: str = "0", elements: int = 6, kind: str = "FloatStorage") -> bytes:
+    module = "torch.storage" if kind == "UntypedStorage" else "torch"
+    return b"(" + text("storage") + f"c{module}\n{kind}\n".encode() + text(key) + text("cpu") + number(elements) + b"tQ"
+
+
+def tensor(storage: bytes, shape: bytes, stride: bytes, offset: int = 0) -> bytes:
+    """Return the pickle of a tensor of the storage that is described."""
+    place = storage + number(offset) + shape + stride
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def newer(storage: bytes, shape: bytes, stride: bytes, dtype: str) -> bytes:
+    place = storage + number(0) + shape + stride
+    made = b"\x89ccollections\nOrderedDict\n)R" + f"ctorch\n{dtype}\ntR".encode()
+    return b"ctorch._utils\n_rebuild_tensor_v3\n(" + place + made
+
+
+TEN_GB = 10**10 // 4
+ONE = numbers(1)
+CLAIMS = {
+    "a shape": tensor(stored(), numbers(7), ONE),
+    "ten gigabytes": tensor(stored(), numbers(TEN_GB), ONE),
+    "an offset": tensor(stored(), numbers(2, 3), numbers(3, 1), offset=1),
+    "an offset far behind": tensor(stored(), ONE, ONE, offset=2**62),
+    "an offset of 2 ** 64 bytes": tensor(stored(), ONE, ONE, offset=2**62 + 2**61),
+    "a stride": tensor(stored(), numbers(2, 3), numbers(4, 1)),
+    "a stride of 2 ** 64 bytes": tensor(stored(), numbers(5), numbers(2**60)),
+    "a stride that comes around": tensor(stored(), numbers(3), numbers(2**63 - 1)),
+    "numbers that come around": tensor(stored(), numbers(2**32, 2**32), numbers(1, 1)),
+    "a number without an axis": tensor(stored(), b")", b")", offset=6),
+    "a storage of ten gigabytes": tensor(stored(elements=TEN_GB), numbers(TEN_GB), ONE),
+    "a little of ten gigabytes": tensor(stored(elements=TEN_GB), numbers(6), ONE, offset=1000),
+    "a storage too short": tensor(stored(elements=5), numbers(5), ONE),
+    "a storage of larger numbers": tensor(stored(kind="DoubleStorage"), numbers(6), ONE),
+    "a record that is missing": tensor(stored("1"), numbers(6), ONE),
+    "a record of another folder": tensor(stored("../data.pkl"), numbers(6), ONE),
+    "a storage by itself": stored(elements=7),
+    "numbers of eight bytes each": newer(stored("0", 24, "UntypedStorage"), numbers(6), ONE, "uint64"),
+}
+
+
+def claiming(path: Path, claim: bytes, nested: bytes = b"", behind: bytes = b"") -> Path:
+    """Write a file of one storage of 24 bytes, whose header says something else."""
+    header = b"\x80\x02}(" + text("epoch") + b"K\x03" + text("weight") + nested + claim + behind + b"u."
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", header)
+        file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/data/0", struct.pack("<6f", *range(6)))
+        file.writestr("archive/version", b"3\n")
+    return path
+
+
+def test_a_header_that_claims_what_is_there_is_believed(tmp_path: Path) -> None:
+    """The same file with claims that hold: nothing is out of place, and torch loads it."""
+    for claim in (
+        tensor(stored(), numbers(2, 3), numbers(3, 1)),
+        tensor(stored(), numbers(2), ONE, offset=4),
+        tensor(stored(), numbers(10**6), numbers(0)),
+        tensor(stored(), numbers(0), ONE, offset=100),
+        newer(stored("0", 24, "UntypedStorage"), numbers(3), ONE, "uint64"),
+    ):
+        path = claiming(tmp_path / "last_model.pth", claim)
+        assert [] == list(find_misplaced(read_header(path)))
+        assert load_checkpoint(path)["weight"].shape == read_header(path).content["weight"].shape
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_beyond_the_file_is_found(tmp_path: Path, claim: str) -> None:
+    """By looking for it, by loading and by validating: one line that names the tensor, and torch is not asked."""
+    path = claiming(tmp_path / "last_model.pth", CLAIMS[claim])
+    ((name, why),) = find_misplaced(read_header(path))
+    assert ("weight", True) == (name, why.startswith("found "))
+    message = f"{path}: weight: expected the bytes of a tensor, {why}; use an older checkpoint of the run"
+    for verify in (True, False):
+        with pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(message)}$"):
+            load_checkpoint(path, verify=verify)
+    report = validate_checkpoint(path)
+    assert ("damaged", "weight", why) == (report.verdict, report.findings[0].where, f"found {report.findings[0].found}")
+
+
+@pytest.mark.parametrize(
+    ("nested", "behind", "name"),
+    [
+        (b"](K\x07", b"e", "weight.1"),
+        (b"(" + text("x") + b"K\x07", b"t", "weight.2"),
+        (b"}" + text("a\nb"), b"s", r"weight.a\nb"),
+        (b"}" + numbers(1, 2), b"s", "weight.(1, 2)"),
+        (b"cos\nsystem\n(", b"tR", "weight.0.0"),
+        (b"ctorch._utils\n_rebuild_parameter\n(", b"\x88ccollections\nOrderedDict\n)RtR", "weight"),
+        (b"ctorch._utils\n_rebuild_sparse_tensor\n(K\x01(", b"ttR", "weight.0.1.0"),
+        (b"ccollections\nOrderedDict\n)R" + text("b"), b"s", "weight.b"),
+        (b"ccollections\nOrderedDict\n](" + text("b"), b"\x86e\x85R", "weight.0.0.0.1"),
+    ],
+)
+def test_a_claim_is_found_wherever_it_is(tmp_path: Path, nested: bytes, behind: bytes, name: str) -> None:
+    """In lists, tuples and dicts, and within what is foreign."""
+    path = claiming(tmp_path / "last_model.pth", CLAIMS["ten gigabytes"], nested, behind)
+    assert [name] == [where for where, _ in find_misplaced(read_header(path))]
+    with pytest.raises(DamagedCheckpointError, match="expected the bytes of a tensor, found one that ends at byte"):
+        load_checkpoint(path)
+
+
+def test_no_claim_takes_memory(tmp_path: Path) -> None:
+    """All of them, loaded and validated in one process, which stays as large as it was."""
+    paths = [claiming(tmp_path / f"{n}.pth", claim) for n, claim in enumerate(CLAIMS.values())]
+    program = (
+        "import pathlib, sys\n"
+        "import torch\n"
+        "from koemorph_tutorial import load_checkpoint, validate_checkpoint\n"
+        "from koemorph_tutorial.records import DamagedCheckpointError\n"
+        "def peak():\n"
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"
+        "    return int(status.partition('VmHWM:')[2].split()[0])\n"
+        "validate_checkpoint(sys.argv[1])\n"
+        "before = peak()\n"
+        "for path in sys.argv[1:]:\n"
+        "    assert validate_checkpoint(path).verdict == 'damaged'\n"
+        "    try:\n        load_checkpoint(path)\n"
+        "    except DamagedCheckpointError:\n        print('refused')\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    *said, grown = done.stdout.split()
+    assert ["refused"] * len(CLAIMS) == said
+    assert int(grown) < 50_000  # kB

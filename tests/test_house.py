@@ -273,6 +273,72 @@ def test_two_set_ups_do_not_work_on_one_venv(set_up: Path) -> None:
     assert (2, line) == (refused.returncode, refused.stderr.splitlines()[0])
 
 
+# ----------------------------------------------------------------------------------------------------------------- CI
+
+FAKES = {
+    "make": 'echo "make $*" >>log; test "$*" != "$FAKE_FAILS"',
+    "id": "echo ${FAKE_USER-0}",
+    "apt-get": 'echo "apt-get $*" >>log; if test -n "$FAKE_REFUSED"; then echo "$FAKE_REFUSED" >&2; exit 100; fi',
+    "sudo": 'test "$1" = -n && shift && echo sudo >>log && exec "$@"',
+    "chromium": "",
+}
+SHORT = "make browser BROWSER_TESTS=tests/browser/test_ci.py"
+NOT_RUN = "CI: THE BROWSER TESTS DID NOT RUN: no chromium is here to run them with, and "
+
+
+def ci(folder: Path, *programs: str, **variables: str) -> tuple[int, list[str], str]:
+    """Run `.ci/run` where only these programs are, and return its exit code, what it called and what it complained."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", folder / ".ci")
+    (folder / "bin").mkdir()
+    for tool in ("bash", "sh", "dirname", "env", "grep", "tail"):
+        (folder / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    for name in programs:
+        fake = folder / "bin" / name
+        fake.write_text(f"#!/bin/sh\n{FAKES[name]}\n", "utf-8")
+        fake.chmod(0o755)
+    environment = {"PATH": str(folder / "bin"), **variables}
+    ran = subprocess.run(["bash", ".ci/run"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    log = (folder / "log").read_text("utf-8").splitlines()
+    assert ["make setup", "make lint", "make test"] == log[:3]
+    return ran.returncode, log[3:], ran.stderr
+
+
+def test_ci_runs_three_lessons_in_the_chromium_that_is_there(tmp_path: Path) -> None:
+    assert (0, [SHORT], "") == ci(tmp_path, "make", "chromium")
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_ci_installs_chromium_where_there_is_none(tmp_path: Path, user: int) -> None:
+    code, called, complained = ci(tmp_path, "make", "id", "apt-get", "sudo", FAKE_USER=str(user))
+    assert (0, "") == (code, complained)
+    updated, installed, ran = [line for line in called if line != "sudo"]
+    assert updated.endswith(" update")
+    assert installed.endswith(" install -y --no-install-recommends chromium")
+    assert SHORT == ran
+    assert (2 if user else 0) == called.count("sudo")
+
+
+@pytest.mark.parametrize(
+    ("programs", "variables", "why"),
+    [
+        (("make", "id"), {}, "no apt-get is here"),
+        (("make", "id", "apt-get"), {"FAKE_USER": "1000"}, "to install it takes root, and no sudo is here"),
+        (("make", "id", "apt-get"), {"FAKE_REFUSED": "W: a\nE: No host\nE: No luck"}, "apt-get says: E: No host"),
+    ],
+)
+def test_ci_says_loudly_that_no_browser_test_ran(
+    tmp_path: Path, programs: tuple[str, ...], variables: dict[str, str], why: str
+) -> None:
+    code, called, complained = ci(tmp_path, *programs, **variables)
+    assert (0, f"{NOT_RUN}{why}\n") == (code, complained)
+    assert [] == [line for line in called if line.startswith("make")]
+
+
+def test_a_browser_test_that_fails_fails_ci(tmp_path: Path) -> None:
+    assert (1, [SHORT], "") == ci(tmp_path, "make", "chromium", FAKE_FAILS=SHORT.removeprefix("make "))
+
+
 # --------------------------------------------------------------------------------------------------- rules of the house
 
 ROOMS = sorted(f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for f in PACKAGE.rglob("*.py"))

@@ -395,6 +395,38 @@ def legacy(path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
 
 
+def scripted(path: Path) -> None:
+    torch.jit.script(nn.Sequential(nn.Linear(2, 1))).save(str(path))
+
+
+def safetensors(path: Path) -> None:
+    header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{"format":"pt"}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize(
+    ("write", "called", "numbers", "noted"),
+    [
+        (legacy, "weights alone, with nothing to go on from, in the format of torch before 1.6", 2, True),
+        (scripted, "an archive of TorchScript: a model and its code", 3, False),
+        (safetensors, "a safetensors file: weights alone", 2, True),
+    ],
+)
+def test_a_file_of_another_format_is_described(
+    tmp_path: Path, write: Callable[[Path], None], called: str, numbers: int, noted: bool
+) -> None:
+    """Its tensors add up to its size as those of any other, and where there are no checksums that is said."""
+    path = tmp_path / "model.bin"
+    write(path)
+    summary = inspect_checkpoint(path)
+    assert (called, numbers) == (summary.format, summary.tensors.numbers)
+    assert path.stat().st_size == summary.tensors.bytes + summary.rest
+    assert noted == any("no checksums" in note for note in summary.notes)
+    assert () == summary.foreign
+    assert 0 == main(["inspect", str(path)])
+
+
 def a_zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("word/document.xml", "<w/>" * 100)
@@ -406,14 +438,16 @@ def a_zip(path: Path) -> None:
         (lambda p: p.write_bytes(b""), "found an empty file; use an older checkpoint of the run"),
         (lambda p: p.write_text("epoch: 3\n"), "found a file that begins with b'epoch: 3'; check the path"),
         (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "found a PNG picture; name a file of torch.save"),
-        (lambda p: p.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'), "found a safetensors file; open it with"),
+        (
+            lambda p: p.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'),
+            "expected a safetensors file, found one that cannot be read (tensor 'a', whose description does not fit",
+        ),
         (lambda p: p.write_bytes(gzip.compress(b"x")), "found a gzip file; unpack it with gunzip"),
         (lambda p: p.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(9)), "found a zstd file; unpack it with unzstd"),
         (
             lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(9)),
             "found an HDF5 file, as Keras writes it; name a file",
         ),
-        (legacy, "found the one that torch.save wrote before 1.6, which holds no checksums; load it with torch.load"),
         (
             lambda p: p.write_bytes(pickle.dumps({"epoch": 3})),
             "found a plain pickle; name a file of torch.save; to open",

@@ -208,6 +208,29 @@ def recipe_file(path: Path, epoch: int = 4) -> Path:
     return path
 
 
+def test_diff_says_what_differs_and_answers_by_its_exit_code(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 identical, 1 differs, 2 cannot be used and one line says why; --json for programs."""
+    a, b = (str(straight / f"checkpoints/checkpoint_epoch_{epoch:03d}.pth") for epoch in (3, 6))
+    torch.save(torch.load(a, weights_only=True), tmp_path / "again.pth")
+    assert 0 == main(["diff", a, str(tmp_path / "again.pth")])
+    assert capsys.readouterr().out.startswith("identical: all ")
+    assert 1 == main(["diff", a, b])
+    out = capsys.readouterr().out
+    assert out.startswith("B is 3 epochs (12 batches) further in the same run: all 17 weight tensors moved,")
+    assert "optimizer       param_groups[0].lr 0.00" in out
+    assert 1 == main(["diff", a, b, "--json"])
+    plain = json.loads(capsys.readouterr().out)
+    assert [False, 17] == [plain["identical"], plain["tensors"]["weights"]["compared"]]
+    assert " ".join(out.split("\n\n")[0].split()) == plain["sentence"]
+    for pair in ([a, "missing.pth"], [str(tmp_path), a]):
+        assert 2 == main(["diff", *pair])
+        said = capsys.readouterr()
+        assert ["", 1] == [said.out, said.err.count("\n")]
+        assert said.err.startswith("koemorph: ")
+
+
 def test_the_recipes_own_file_resumes_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It goes on after the saved epoch, and says what it could not restore."""
     path = recipe_file(tmp_path / "run/checkpoints/last_model.pth")
@@ -238,7 +261,7 @@ def bad_file(folder: Path, kind: str, sound: Path) -> Path:
     elif kind == "another model":
         content = load_checkpoint(sound)
         weights = content["model_state_dict"]
-        content["model_state_dict"] = {f"encoder.{name}": value for name, value in weights.items()}
+        content["model_state_dict"] = {name.replace("conv1", "encoder"): value for name, value in weights.items()}
         torch.save(content, path)
     elif kind == "format_version: 99":
         torch.save({**load_checkpoint(sound), "format_version": 99}, path)
@@ -391,6 +414,8 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         (["train", "--help"], ["--resume", "--run-dir", "key=value", "koemorph train --resume auto"]),
         (["evaluate", "--help"], ["--checkpoint", "--json"]),
         (["inspect", "--help"], ["PATH|DIR", "--json", "nothing in a file can run"]),
+        (["validate", "--help"], ["PATH [PATH ...]", "--json", "or that it cannot be told, and why"]),
+        (["diff", "--help"], ["A B", "--json", "nothing in a file can run", "0: identical; 1: something differs"]),
         (["certify", "--help"], ["--script", "--stop", "--json", "training.threads=2", "an empty folder", "seed it"]),
         (["crash-test", "--help"], ["--script", "--max-points", "--json", "def recover(directory)"]),
         (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
@@ -548,7 +573,7 @@ def test_a_lesson_that_does_not_exist_is_one_line(
     assert 2 == main(["lab", f"--reset={number}"])
     error = capsys.readouterr().err
     assert error.startswith(f"koemorph: there is no lesson {number}; there")
-    assert error.rstrip().endswith("there are 01 state, 02 storage, 03 resume")
+    assert error.rstrip().endswith("there are 01 state, 02 storage, 03 resume, 04 inference, 08 validation")
     assert not (project / "outputs").exists()
 
 

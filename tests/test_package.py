@@ -49,6 +49,8 @@ def test_help_loads_nothing_heavy() -> None:
         ["train", "--help"],
         ["evaluate", "--help"],
         ["inspect", "--help"],
+        ["validate", "--help"],
+        ["diff", "--help"],
         ["lab", "--help"],
     ):
         code = (

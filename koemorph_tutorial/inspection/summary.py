@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from koemorph_tutorial.header import Header, TensorStub, kind_text, read_header
+from koemorph_tutorial.header import Header, read_header
+from koemorph_tutorial.rebuild import kind_text
 from koemorph_tutorial.records import Position
 from koemorph_tutorial.storage import PathLike, describe_content
+from koemorph_tutorial.stubs import TensorStub
 from koemorph_tutorial.text import json_text, printable
+from koemorph_tutorial.unpickling import Attributes
 
 from .tree import Node, grow_tree
 
@@ -106,7 +109,7 @@ def inspect_checkpoint(path: PathLike) -> Summary:
     return Summary(
         path=str(path),
         size=header.size,
-        format=_format(content, recipe),
+        format=_format(header, recipe),
         format_version=content.get("format_version", 0 if recipe else None),
         epoch=_whole(content, "epoch"),
         global_step=_whole(content, "global_step"),
@@ -118,7 +121,7 @@ def inspect_checkpoint(path: PathLike) -> Summary:
         other={
             name: _short(value)
             for name, value in _plain_keys(content)
-            if name not in _SHOWN and name not in states and not isinstance(value, TensorStub)
+            if name not in _SHOWN and name not in states and not isinstance(value, (TensorStub, Attributes))
         },
         optimizers=optimizers,
         schedulers={
@@ -128,7 +131,7 @@ def inspect_checkpoint(path: PathLike) -> Summary:
         },
         rng_state=tuple(name for name, value in _plain_keys(rng) if value not in (None, [])),
         config=plain(content.get("config", content.get("hyper_parameters"))),
-        metadata=_plain_dict(content.get("metadata")),
+        metadata=_plain_dict(header.metadata or content.get("metadata")),
         tensors=tree,
         rest=header.size - tree.bytes,
         foreign=header.foreign,
@@ -136,7 +139,17 @@ def inspect_checkpoint(path: PathLike) -> Summary:
     )
 
 
-def _format(content: Mapping[Any, Any], recipe: bool) -> str:
+def _format(header: Header, recipe: bool) -> str:
+    content = header.content
+    if header.kind == "torchscript":
+        return "an archive of TorchScript: a model and its code"
+    if header.kind == "safetensors":
+        return "a safetensors file: weights alone"
+    old = ", in the format of torch before 1.6" if header.kind == "legacy" else ""
+    return _written_by(content, recipe) + old
+
+
+def _written_by(content: Mapping[Any, Any], recipe: bool) -> str:
     if "format_version" in content:
         return f"koemorph checkpoint, format version {content['format_version']}"
     if recipe:
@@ -180,6 +193,8 @@ def _groups(groups: list[Any], names: Any) -> Iterator[Group]:
 
 
 def _notes(header: Header, tree: Node, optimizers: tuple[OptimizerSummary, ...]) -> Iterator[str]:
+    if not header.checksums:
+        yield "it holds no checksums, so whether its bytes are as they were written cannot be told"
     named = sum(header.stored.values()) - tree.bytes
     if named:
         yield f"{named:,} bytes of tensors are in the file that nothing in it names"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import Any
 
-from koemorph_tutorial.header import Header, StorageStub, TensorStub
-from koemorph_tutorial.unpickling import Opaque
+from koemorph_tutorial.header import Header
+from koemorph_tutorial.stubs import find_tensors, item_bytes
 
 _DEEPEST = 24  # what lies deeper is counted there
 
@@ -56,8 +54,8 @@ class Node:
 
 def grow_tree(header: Header) -> Node:
     """Return the tree of all tensors in a header; names are split at dots, as those of modules are."""
-    found = list(_find_tensors(header.content))
-    covered: dict[str, int] = {}
+    found = [(_names(keys), stub) for keys, stub in find_tensors(header.content)]
+    sizes, covered = header.stored, {}  # type: dict[str, int], dict[str, int]
     views = {(stub.storage.key, stub.offset, stub.shape) for _, stub in found}
     for key, _, shape in views:
         covered[key] = covered.get(key, 0) + prod(shape)
@@ -67,13 +65,13 @@ def grow_tree(header: Header) -> Node:
     for path, stub in found:
         storage = stub.storage
         view = (storage.key, stub.offset, stub.shape)
-        stored, item = header.stored.get(storage.key, 0), _item_bits(stub.dtype)
+        stored, item = sizes.get(storage.key, 0), item_bytes(stub.dtype)
         owner = owners.setdefault(storage.key, path)
-        used = covered[storage.key] * item // 8
+        used = covered[storage.key] * item
         note = ""
         if owner is not path:
             note = f"shares its bytes with {'.'.join(owner)}"
-        elif stub.numbers and stored * 8 < storage.elements * _item_bits(storage.dtype):
+        elif stub.numbers and stored < storage.bytes:
             note = "its bytes are not in the file"
         elif 0 < used < stored:
             note = f"uses {used:,} of the {stored:,} bytes stored"
@@ -115,34 +113,11 @@ def _branch(name: str, leaves: list[tuple[Path, Node]], depth: int) -> Node:
     )
 
 
-def _find_tensors(content: Any) -> Iterator[tuple[Path, TensorStub]]:
-    """Yield every tensor with its path; a container that is there twice, or within itself, is walked once."""
-    stack: list[tuple[Path, Any]] = [((), content)]
-    seen: set[int] = set()
-    while stack:
-        path, value = stack.pop()
-        if isinstance(value, StorageStub):
-            yield path, TensorStub((value.elements,), value.dtype, value)
-        elif isinstance(value, TensorStub):
-            yield path, value
-        elif id(value) not in seen:
-            seen.add(id(value))
-            below = [(_step_down(path, key), item) for key, item in _items(value)]
-            stack += reversed(below)
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    elif isinstance(value, Opaque):
-        items = enumerate(value.content)
-    return ((key, item) for key, item in items if isinstance(item, _WITH_TENSORS))
-
-
-_WITH_TENSORS = (dict, list, tuple, Opaque, TensorStub, StorageStub)
+def _names(keys: Iterable[Any]) -> Path:
+    path: Path = ()
+    for key in keys:
+        path = _step_down(path, key)
+    return path
 
 
 def _step_down(path: Path, key: Any) -> Path:
@@ -154,9 +129,3 @@ def _step_down(path: Path, key: Any) -> Path:
 
 def _key_text(key: Any) -> str:
     return str(key) if type(key) in (bool, type(None), float) or (type(key) is int and key.bit_length() < 64) else "?"
-
-
-@lru_cache(maxsize=64)
-def _item_bits(dtype: str) -> int:
-    digits = re.search(r"\d+", dtype)
-    return 8 if dtype == "bool" else int(digits[0]) if digits else 0

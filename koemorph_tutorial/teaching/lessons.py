@@ -14,7 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 # The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises.
-LESSONS: Mapping[str, str] = MappingProxyType({"01": "state", "02": "storage", "03": "resume"})
+LESSONS: Mapping[str, str] = MappingProxyType(
+    {"01": "state", "02": "storage", "03": "resume", "04": "inference", "08": "validation"}
+)
 
 
 class LessonError(ValueError):

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from koemorph_tutorial.inference import load_for_inference
 from koemorph_tutorial.records import MismatchError, UnsupportedCheckpointError
 from koemorph_tutorial.resume import find
-from koemorph_tutorial.state import restore
 from koemorph_tutorial.text import json_text
 from koemorph_tutorial.training.config import load_config
 from koemorph_tutorial.training.dataset import make_split
@@ -66,14 +66,17 @@ def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
     if not isinstance(stored, Mapping) or not stored:
         raise UnsupportedCheckpointError(
             f"{path}: expected a config to build the model from, found none; build the model yourself and load it with "
-            "resume_training"
+            "load_for_inference"
         )
     config = load_config([], base=stored)
-    model = SimplifiedKoeMorphModel(config.model)
     try:
-        restore(found.checkpoint, {"model": model})
+        model, saved_metrics = load_for_inference(found.file.path, SimplifiedKoeMorphModel(config.model))
     except MismatchError as error:
-        raise MismatchError(f"{path}: {error}") from None
+        built = ", ".join(f"{name} {value}" for name, value in asdict(config.model).items())
+        raise MismatchError(
+            f"{error}; the model was built from the file's own config ({built}), so its config and its weights are of "
+            "two models"
+        ) from None
     windows = make_split(config.data, "test")
     return Evaluation(
         checkpoint=str(found.file.path),
@@ -82,5 +85,5 @@ def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
         speakers=config.data.test_speakers,
         windows=len(windows),
         metrics=evaluate_model(model, windows),
-        saved_metrics=found.file.metrics,
+        saved_metrics=saved_metrics,
     )

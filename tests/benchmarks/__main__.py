@@ -22,6 +22,7 @@ from measuring import Row, medians, process
 from resuming import bookkeeping, going_on
 from saving import loading, memory, saving
 from training import file_of_200_mb
+from trusting import differing, verifying
 
 BIN = Path(sys.executable).parent
 
@@ -94,6 +95,8 @@ ROWS: list[Callable[[], Iterable[Row]]] = [
     saving,
     memory,
     loading,
+    verifying,
+    differing,
     bookkeeping,
     going_on,
 ]

@@ -1,0 +1,183 @@
+"""What stands in the place of each function and class that a checkpoint's pickle names: plain, inert values.
+
+Of what ``torch.load(weights_only=True)`` rebuilds, plain containers, numbers and `TensorStub`; of everything else an
+`Opaque`, and the name is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pickle import UnpicklingError
+from typing import Any
+
+from .stubs import StorageStub, TensorStub, item_bytes
+from .text import printable
+from .unpickling import Attributes, Name, Opaque
+
+SCRIPTED = (
+    "__torch__."  # how the classes of TorchScript are called: their code is in the archive, and torch's alone runs it
+)
+
+
+class Rebuild:
+    """Puts something inert in the place of each call that a pickle asks for.
+
+    `size` is the length of the pickle, in bytes: it may not ask for more. `scripted`: it is one of TorchScript.
+    """
+
+    def __init__(self, size: int, *, scripted: bool = False) -> None:
+        self.left = size  # a text of the file is encoded once, not again and again
+        self.scripted = scripted
+
+    def __call__(self, name: str, arguments: Any) -> Any:
+        """Return what stands for the result of calling `name`."""
+        if type(arguments) is not tuple or len(arguments) > 16:
+            return Opaque(name, [arguments])
+        if self.scripted and name.startswith(SCRIPTED):
+            return Attributes()
+        make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name) or (_SCRIPT.get(name) if self.scripted else None)
+        if make is not None:
+            return make(*arguments)
+        if name == _WITH_ATTRIBUTES and len(arguments) > 2 and isinstance(arguments[0], Name):
+            return self(arguments[0].name, arguments[2])
+        if name == _ENCODE and arguments and type(arguments[0]) is str:
+            self.left -= len(arguments[0])
+            if self.left < 0:
+                raise UnpicklingError("it asks for more bytes than it holds")
+            return arguments[0].encode("latin-1")
+        if _MEMORY.fullmatch(name):  # of a size that it gives, whatever is in the file
+            raise UnpicklingError(f"it asks {name} for memory")
+        return Opaque(name, [arguments])
+
+
+def is_known(name: str, *, scripted: bool = False) -> bool:
+    """Say whether torch rebuilds what `name` names without running code of the file's choice."""
+    if scripted and (name.startswith(SCRIPTED) or name in _SCRIPT):
+        return True
+    return name in _REBUILD or name in (_ENCODE, _WITH_ATTRIBUTES) or _HARMLESS.fullmatch(name) is not None
+
+
+def kind_text(value: Any) -> str:
+    """Say what a value of a header is, for a message."""
+    if isinstance(value, (Name, Opaque)):
+        known = is_known(value.name)
+        return f"{'a' if known else 'the pickled'} {printable(value.name, 80)}" + (
+            "" if known else ", which runs code of its own when it is loaded"
+        )
+    if isinstance(value, (TensorStub, StorageStub)):
+        return "a tensor" if isinstance(value, TensorStub) else "a storage"
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def storage(pid: Any) -> Any:
+    """Read a persistent id of torch: ``("storage", class, key, device, elements)``, or a class of the old format."""
+    if pid[0] == "module" and isinstance(pid[1], Name):  # with its source code behind it
+        return pid[1]
+    _, kind, key, _, elements, *view = pid
+    if not (isinstance(kind, Name) and type(key) is str and type(elements) is int and 0 <= elements < 2**63):
+        raise UnpicklingError("no description of a storage")
+    if any(part is not None for part in view):
+        raise UnpicklingError("a storage within another one, as only torch 0.3 wrote it")
+    name = kind.name.rpartition(".")[2]
+    plain = name.removesuffix("Storage").lower()  # as TorchScript calls the newer ones: Float8_e5m2Storage
+    return StorageStub(key, _STORAGE_DTYPES.get(name) or (plain if item_bytes(plain) else name), elements)
+
+
+def _tensor(stored: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> TensorStub:
+    if type(stored) is StorageStub and type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64:
+        for size in (offset, *shape, *stride):
+            if type(size) is not int or not 0 <= size < 2**63:
+                break
+        else:
+            marks = rest[2] if len(rest) > 2 and isinstance(rest[2], dict) else {}
+            return TensorStub(shape, stored.dtype, stored, offset, stride, _lazily(marks))
+    raise UnpicklingError("no description of a tensor")
+
+
+def _tensor_v3(stored: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any) -> Any:
+    return replace(_tensor(stored, offset, shape, stride, grad, hooks, *rest), dtype=dtype.name.rpartition(".")[2])
+
+
+def _lazily(marks: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(mark for mark in ("conj", "neg") if marks.get(mark) is True)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    if type(kind) is not str or len(kind) > 20 or type(index) not in (int, type(None)):
+        raise UnpicklingError("no device")
+    return kind if index is None else f"{kind}:{index:d}"
+
+
+def _bytearray(data: Any = b"", *_: Any) -> Any:
+    if type(data) is int:  # so many zeros: five bytes that ask for gigabytes
+        raise UnpicklingError("it asks for more bytes than it holds")
+    return data
+
+
+@dataclass(frozen=True)
+class _NumpyDtype:
+    code: Any
+
+
+def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
+    """Rebuild the value of a numpy number, as the recipe's metrics hold it."""
+    code = dtype.code if isinstance(dtype, _NumpyDtype) else None
+    layout = _NUMPY_LAYOUTS.get(code) if type(code) is str else None
+    return struct.unpack(layout, data)[0] if layout else None
+
+
+_NUMPY_LAYOUTS = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<l", "b1": "<?"}
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "UntypedStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexHalfStorage": "complex32",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+# Arguments are handed through, never copied: a few bytes can ask for the copy of a large one again and again.
+_REBUILD: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda *items: Opaque("collections.OrderedDict", [items]) if items else {},
+    "collections.Counter": lambda counts=None: counts or {},
+    "builtins.set": lambda items=(): items or [],
+    "builtins.complex": lambda real=0.0, imag=0.0: (real, imag),
+    "builtins.bytearray": _bytearray,
+    "torch.Size": lambda sizes=(): sizes,
+    "torch.device": _device,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+}
+_NUMPY_SCALAR: dict[str, Callable[..., Any]] = {
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": lambda code, *_: _NumpyDtype(code),
+}
+_SCRIPT: dict[str, Callable[..., Any]] = {
+    f"torch.jit._pickle.{name}": lambda value, *_: value
+    for name in ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+}
+_ENCODE = "_codecs.encode"  # how protocol 2 holds bytes
+_WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
+_MEMORY = re.compile(r"torch\.(\w*Tensor|\w*Storage|storage\.\w*Storage)")
+# Names that torch reads as well: dtypes, storages, layouts, and rarer tensors, which stay stand-ins here.
+_HARMLESS = re.compile(
+    r"torch\.(\w*Storage|\w*Tensor|bool|(bfloat|bits|complex|float|q?u?int)\d\w*|per_\w+_affine\w*)"
+    r"|torch\.storage\.UntypedStorage|torch\.serialization\._get_layout|torch\.nn\.parameter\.Parameter"
+    r"|torch\._utils\._rebuild_\w+"
+)

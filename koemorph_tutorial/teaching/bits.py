@@ -1,0 +1,345 @@
+"""Flip one bit of a weight in a file, and see what becomes of the face; with a widget that chooses which bit.
+
+Every flip is made on a disk, in a copy of a real checkpoint, and loaded as everybody loads: by ``torch.load``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from IPython.display import display
+from ipywidgets import Image, Label, Layout, SelectionSlider, VBox  # type: ignore[import-untyped]
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from koemorph_tutorial.training.dataset import make_split
+from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
+from koemorph_tutorial.training.phonemes import ARKIT_NAMES
+from koemorph_tutorial.training.settings import DataConfig
+
+from .face import draw_face
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_png
+from .flips import BITS, Weight, bits_of, draws, flip
+
+_VISIBLE = 0.05  # a change of a blendshape that one sees
+_REGIONS = (("sign", 31, 31, PURPLE), ("exponent", 30, 23, BLUE), ("mantissa", 22, 0, GREEN))
+
+
+def says(path: str | Path) -> Tensor:
+    """Return the faces, (8, 52), that the model in a file makes of eight sounds; the first opens its mouth widest.
+
+    The file is opened by ``torch.load``, and raises what that raises.
+    """
+    model = SimplifiedKoeMorphModel().eval()
+    model.load_state_dict(torch.load(path)["model_state_dict"])
+    with torch.inference_mode():
+        said: Tensor = model(_sounds())
+    return said
+
+
+@cache
+def _sounds() -> Tensor:
+    audio, faces = make_split(DataConfig(), "validation").tensors
+    widest = int(faces[:, ARKIT_NAMES.index("jawOpen")].argmax())  # by the face that belongs to the sound
+    return audio[[widest, *range(0, len(audio), len(audio) // 7)][:8]]
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    """Return by how much the blendshape that changed most did; NaN if one is not a number."""
+    return (after - before).abs().max().item()
+
+
+def _in_words(change: float) -> str:
+    if change != change:
+        return "NaN, not a number"
+    return "equal to the last bit" if change == 0 else "another one" if change > _VISIBLE else "the same to the eye"
+
+
+@contextmanager
+def _copy(path: str | Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="koemorph-bits-") as folder:
+        yield Path(shutil.copy(path, Path(folder, "copy.pth")))
+
+
+_DIGITS = re.compile(r"-?\d+\.\d+(e[+-]?\d+)?|-?\d+e[+-]?\d+|\d+(?= (%|kB))|\b[0-9a-f]{8}\b")
+
+
+def without_digits(said: object) -> str:
+    """Return a sentence with … for what another processor rounds otherwise: fractions, percentages, checksums.
+
+    >>> without_digits("record 5: expected CRC32 43c81e05, found a9c97339; 1 number of 12,288: 0.0414 -> 1.41e+37")
+    'record 5: expected CRC32 …, found …; 1 number of 12,288: … -> …'
+    """
+    return _DIGITS.sub("…", str(said))
+
+
+# ------------------------------------------------------------------------------------------------------- two files
+
+
+def faces(files: Mapping[str, str | Path]) -> tuple[Figure, str]:
+    """Draw what the models in two files say to one sound, side by side: figure and caption."""
+    said = {name: says(path)[0] for name, path in files.items()}
+    (first, before), (second, after) = said.items()
+    with style():
+        figure = Figure(figsize=(5.6, 2.95))
+        figure.set_layout_engine("none")
+        for column, (name, face) in enumerate(said.items()):
+            ax = figure.add_axes((0.5 * column + 0.02, 0, 0.46, 0.46 * 5.6 / 2.95))
+            draw_face(ax, face)
+            ax.set_title(name, loc="center")
+    return figure, (
+        f"What the networks in {first} and {second} say to one sound. Second face: {_in_words(_change(before, after))}."
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- many flips
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flipped:
+    """What came of one flip: how far the face moved (NaN: it is none), what torch.load and the checksums said."""
+
+    bit: int
+    change: float
+    face: Tensor
+    is_loaded: bool
+    is_found: bool
+
+
+def flip_many(path: str | Path, *, each: int, seed: int) -> tuple[Flipped, ...]:
+    """Flip every bit of `each` weights that are drawn, one bit at a time, in a copy of a file; load it each time."""
+    before = says(path)
+    found = []
+    with _copy(path) as copy:
+        for _, weight in zip(range(each), draws(Path(path), seed), strict=False):
+            for bit in BITS:
+                flip(copy, weight, bit)
+                found.append(_examined(copy, before, bit))
+                flip(copy, weight, bit)  # back
+    return tuple(found)
+
+
+def _examined(path: Path, before: Tensor, bit: int) -> Flipped:
+    with zipfile.ZipFile(path) as archive:
+        is_found = archive.testzip() is not None
+    try:
+        after = says(path)
+    except Exception:
+        return Flipped(bit=bit, change=0.0, face=before[0], is_loaded=False, is_found=is_found)
+    return Flipped(bit=bit, change=_change(before, after), face=after[0], is_loaded=True, is_found=is_found)
+
+
+_KINDS: Mapping[str, tuple[str, str]] = {  # what a face became: its colour and its marker
+    "NaN": (VERMILLION, "X"),
+    "another face": (BLUE, "D"),
+    "looks the same": (GREEN, "o"),
+}
+
+
+def _kind(one: Flipped) -> str:
+    return "NaN" if one.change != one.change else "another face" if one.change > _VISIBLE else "looks the same"
+
+
+def survey(flips: Sequence[Flipped]) -> tuple[Figure, str]:
+    """Draw, bit by bit, how far each flip moved the face; beside it the face that moved most, of each kind."""
+    least, most = 1e-9, 30.0  # where no change and NaN are drawn
+    across = _side_by_side(flips)
+    with style():
+        figure = Figure(figsize=(9, 4.4))
+        grid = figure.add_gridspec(3, 2, width_ratios=[4.2, 1])
+        ax = figure.add_subplot(grid[:, 0])
+        for row, (kind, (colour, marker)) in enumerate(_KINDS.items()):
+            seen = [place for place, one in enumerate(flips) if _kind(one) == kind]
+            heights = [most if kind == "NaN" else max(flips[place].change, least) for place in seen]
+            look: dict[str, Any] = {"linestyle": "", "marker": marker, "color": colour}
+            ax.plot([across[place] for place in seen], heights, markersize=4, **look)
+            small = figure.add_subplot(grid[row, 1])
+            if seen:
+                draw_face(small, max((flips[place] for place in seen), key=lambda one: np.nan_to_num(one.change)).face)
+            else:
+                small.set_axis_off()
+            small.set_title(kind, color=colour, loc="center", fontsize=11)
+        ax.axhline(_VISIBLE, color=BLACK, linewidth=1, linestyle=":")
+        ax.text(31.3, 1.5 * _VISIBLE, "visible above this line", ha="right")
+        ax.set(yscale="log", ylim=(least / 3, 5 * most), xlim=(-0.6, 31.6), ylabel="largest change of a blendshape")
+        ax.set_yticks([most, 1, 1e-3, 1e-6, least], ["NaN", "1", "$10^{-3}$", "$10^{-6}$", "none"])
+        names = [f"{high if high == low else f'{high} to {low}'}\n{name}" for name, high, low, _ in _REGIONS]
+        ax.set_xticks([31 - (high + low) / 2 for _, high, low, _ in _REGIONS], names)
+        ax.tick_params(axis="x", length=0)
+        ax.minorticks_off()
+        ax.grid(axis="x", visible=False)
+        for _, high, low, colour in _REGIONS:
+            ax.axvspan(30.5 - high, 31.5 - low, color=colour, alpha=0.09, linewidth=0)
+        ax.set_xlabel("the bit that was flipped")
+    return figure, _told(flips)
+
+
+def _side_by_side(flips: Sequence[Flipped]) -> list[float]:
+    """Return where on the axis of bits each flip is drawn: those of one bit beside each other."""
+    total, seen = Counter(one.bit for one in flips), Counter[int]()
+    places = []
+    for one in flips:
+        seen[one.bit] += 1
+        places.append(31 - one.bit + 0.7 * (seen[one.bit] / (1 + total[one.bit]) - 0.5))
+    return places
+
+
+def _told(flips: Sequence[Flipped]) -> str:
+    total = len(flips)
+    loaded, found = sum(one.is_loaded for one in flips), sum(one.is_found for one in flips)
+    wrecked = sorted({one.bit for one in flips if one.change != one.change}, reverse=True)
+    return (
+        f"{total} flips, {total // 32} of each bit. Loaded without an error: {loaded}. Found by checksums: {found}.\n"
+        f"Bits that turned a face into NaN: {', '.join(map(str, wrecked)) or 'none'}."
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- the widget
+
+
+def one_flip(path: str | Path, weight: Weight, bit: int, *, titled: bool = False) -> tuple[Figure, str]:
+    """Flip a bit of a weight in a copy of a file, load it, and draw number, bits and face before and after."""
+    with _copy(path) as copy:
+        flip(copy, weight, bit)
+        rows = {"before": bits_of(path, weight), "after": bits_of(copy, weight)}
+        before, after = says(path), says(copy)
+        with zipfile.ZipFile(copy) as archive:
+            is_found = archive.testzip() is not None
+    caption = (
+        f"Bit {bit} of {weight} ({_region(bit)}): {_effect(rows['before'], bit)}.\ntorch.load: no error. "
+        f"The face: {_in_words(_change(before, after))}. Checksum: {'does not fit' if is_found else 'fits'}."
+    )
+    numbers = {name: _number(row) for name, row in rows.items()}
+    with style():
+        figure = Figure(figsize=(9, 4.5))
+        figure.set_layout_engine("none")
+        if titled:
+            figure.text(0.01, 0.985, caption, va="top", linespacing=1.35)
+        for column, (name, value) in enumerate(numbers.items()):
+            colour = (BLACK, VERMILLION)[column]
+            x = 0.25 + 0.5 * column
+            ax = figure.add_axes((x - 0.06, 0.33, 0.265, 0.265 * 9 / 4.5))
+            draw_face(ax, (before, after)[column][0])
+            text: dict[str, Any] = {"ha": "center", "color": colour}
+            figure.text(x - 0.135, 0.69, name, **text)
+            figure.text(x - 0.135, 0.59, _scientific(value), fontsize=17, **text)
+        ax = figure.add_axes((0.085, 0.02, 0.905, 0.3))
+        _bits(ax, rows, bit)
+    return figure, caption
+
+
+def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
+    for y, (name, row) in enumerate(rows.items()):
+        ax.text(-0.8, y, name, ha="right", va="center")
+        for x, digit in enumerate(row):
+            is_it = 31 - x == flipped
+            colour = VERMILLION if is_it else next(c for name, _, _, c in _REGIONS if name == _region(31 - x))
+            is_loud = is_it and name == "after"
+            box: dict[str, Any] = {"width": 0.9, "height": 0.86, "linewidth": 0, "facecolor": colour}
+            ax.add_artist(Rectangle((x - 0.45, y - 0.43), alpha=1.0 if is_loud else 0.16, **box))
+            ax.text(
+                x,
+                y,
+                digit,
+                ha="center",
+                va="center",
+                color="white" if is_loud else BLACK,
+                fontweight="bold" if is_it else "normal",
+            )
+    for name, high, low, colour in _REGIONS:
+        ax.text(31 - (high + low) / 2, 1.95, name, ha="center", va="center", color=colour, fontweight="bold")
+    ax.set(xlim=(-0.6, 31.6), ylim=(2.4, -0.6))
+    ax.set_axis_off()
+
+
+def _number(row: str) -> float:
+    number: float = struct.unpack("<f", struct.pack("<I", int(row, 2)))[0]
+    return number
+
+
+def _scientific(value: float) -> str:
+    if not np.isfinite(value) or value == 0:
+        return str(value)
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{value:.5f}" if 1e-4 <= abs(value) < 1e4 else rf"${digits} \times 10^{{{int(power)}}}$"
+
+
+def _region(bit: int) -> str:
+    return next(name for name, high, low, _ in _REGIONS if low <= bit <= high)
+
+
+def _effect(before: str, bit: int) -> str:
+    """Say what a flip does to the number, as far as it does not depend on the number's last digits."""
+    if bit == 31:
+        return "the number changes its sign"
+    if bit < 23:
+        return f"the number changes by at most 1/{2 ** (23 - bit):,} of itself"
+    power = 2 ** (bit - 23)
+    large = before[31 - bit] == "0"
+    return f"the number becomes 2^{power} times as {'large' if large else 'small'}"
+
+
+class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
+    """A slider over the 32 bits of one weight, and the picture of what flipping that bit on the disk does.
+
+    `value` is the bit; to set it moves the slider. Where nothing runs the picture alone is shown.
+    """
+
+    def __init__(self, path: str | Path, weight: Weight, bit: int = 30) -> None:
+        self._path, self._weight = path, weight
+        self._slider = SelectionSlider(
+            options=list(BITS), value=bit, description="bit", continuous_update=False, layout=Layout(width="700px")
+        )
+        self._image, self._labels = Image(layout=Layout(max_width="900px")), (Label(), Label())
+        self.caption = ""
+        self._slider.observe(self._moved, "value")
+        super().__init__([self._slider, self._image, *self._labels])
+        self._draw()
+
+    @property
+    def value(self) -> int:
+        """The bit that is flipped."""
+        bit: int = self._slider.value
+        return bit
+
+    @value.setter
+    def value(self, bit: int) -> None:
+        if bit not in BITS:
+            raise ValueError(f"bit: expected 0 to 31, found {bit!r}")
+        self._slider.value = bit
+
+    def _moved(self, change: object) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        figure, self.caption = one_flip(self._path, self._weight, self.value)  # the caption stands below it
+        self._image.value = to_png(figure)
+        for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
+            label.value = line
+
+    def __repr__(self) -> str:
+        return self.caption
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        figure, caption = one_flip(self._path, self._weight, self.value, titled=True)
+        return live | {"image/png": to_png(figure), "text/plain": caption}
+
+    def show(self) -> None:
+        """Display it in a notebook, print its caption elsewhere."""
+        display(self)

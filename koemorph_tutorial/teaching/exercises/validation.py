@@ -1,0 +1,486 @@
+"""Lesson 08: is a file whole, what is wrong with it, and how sure can one be?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from koemorph_tutorial.teaching.autopsy import CAUSES, CUT, DIVERGED, FLIPPED, LOST, PARTIAL, PATIENTS, UNCHECKED
+from koemorph_tutorial.teaching.flips import first_byte, flip_at
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched
+from koemorph_tutorial.text import printable
+
+# ------------------------------------------------------------------------------------------------ 08.1 and 08.2
+
+NAMES = Choice(
+    asks="How many of three names are damaged?",
+    options={
+        "a": Option(
+            text="One: the other two are files of their own.",
+            reply="They would be if they had been written three times. `save_checkpoint` writes once, and the two "
+            "other names are hard links: entries in the folder for the same bytes. What happens to one happens to all.",
+        ),
+        "b": Option(
+            text="All three.",
+            reply="Three names, one copy. So an older epoch has to stay beside it. And whoever wants to damage a "
+            "copy needs one that has bytes of its own: `shutil.copy` makes it.",
+        ),
+        "c": Option(
+            text="None: `best_model.pth` only points to the numbered file, which nobody touched.",
+            reply="That would be a symbolic link, which is a small file with a name in it. A hard link is a further "
+            "name of the bytes themselves: behind all three lies what was hit.",
+        ),
+    },
+    right="b",
+)
+
+PREDICTION = Choice(
+    asks="What happens when a file with one flipped bit is loaded?",
+    options={
+        "a": Option(
+            text="`torch.load` raises an error: the file holds checksums, and one of them no longer fits.",
+            reply="The file does hold checksums, and one of them no longer fits. But `torch.load` does not look at "
+            "them.",
+        ),
+        "b": Option(
+            text="It loads, and the face is much as before: dropout has taught the network to do without any one "
+            "weight.",
+            reply="Dropout taught it to do without: to take 0 where a value was. This weight is not left out, it is "
+            "multiplied by 2 to the power of 128, and whatever is added to such a number drowns in it.",
+        ),
+        "c": Option(
+            text="It loads without a word, and the face is ruined.",
+            reply="`torch.load` took it, and so did the recipe's check: neither looks at the checksums that the file "
+            "holds.",
+        ),
+    },
+    right="c",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 08.3
+
+
+def _save(path: Path, **entries: Any) -> Path:
+    """Save a small checkpoint; `entries` replace its own, and None leaves one out."""
+    import torch
+
+    weights = {"layer.weight": torch.linspace(-1, 1, 64).reshape(8, 8), "norm.batches": torch.tensor(7)}
+    checkpoint = {"epoch": 3, "config": {"lr": 0.1}, "model_state_dict": weights} | entries
+    torch.save({name: value for name, value in checkpoint.items() if value is not None}, path)
+    return path
+
+
+def _hit(path: Path, record: str, byte: int, bit: int) -> Path:
+    """Flip a bit of a record in a copy of a file."""
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(record)]
+    place = first_byte(path, name) + byte
+    copy = Path(shutil.copy(path, path.with_name(f"flipped {record.replace('/', ' ')} {byte} {bit}.pth")))
+    flip_at(copy, place, bit)
+    return copy
+
+
+def _examine_whole(is_whole: Any) -> None:
+    if is_untouched(is_whole, _whole("return None  # your line")):
+        raise NotAttemptedError
+    with tempfile.TemporaryDirectory() as folder:
+        good = _save(Path(folder, "good.pth"))
+        first, last = (_hit(good, record, 5, 6) for record in ("data/0", "data/1"))
+        inside = [_asked(is_whole, path) for path in (good, first, last)]
+    whole, *hit = inside
+    if all(answer is None for answer in inside):
+        raise WrongAnswerError("`is_whole` returned None: is `return` missing?")
+    if any(isinstance(answer, str) for answer in inside):
+        raise WrongAnswerError("name")
+    if None in inside:
+        raise WrongAnswerError("`is_whole` returned None for one of the files: is `return` missing on one way?")
+    if not whole and all(hit):
+        raise WrongAnswerError("inverted")
+    if not whole:
+        raise WrongAnswerError("it calls a good file damaged, and a damaged one damaged: it always says no")
+    if any(hit):
+        raise WrongAnswerError("blind" if all(hit) else "one record")
+
+
+def _asked(is_whole: Any, path: Path) -> bool | str | None:
+    """Return what a reader's function says of a file: yes or no, a text, or nothing."""
+    try:
+        answer = is_whole(str(path))
+    except zipfile.BadZipFile as error:
+        raise WrongAnswerError("raises") from error
+    if answer is None or isinstance(answer, str):
+        return answer
+    try:
+        is_truth = bool(answer == 0) or bool(answer == 1)
+    except Exception:  # an array has no truth
+        is_truth = False
+    if not is_truth:
+        raise WrongAnswerError(f"expected True or False, found {printable(repr(answer), 60)}")
+    return bool(answer)
+
+
+def _whole(*lines: str) -> str:
+    body = "\n        ".join(lines)
+    return f'''\
+import zipfile
+
+
+def is_whole(path):
+    """Say of a checkpoint whether all its bytes are as they were written: True or False."""
+    with zipfile.ZipFile(path) as archive:
+        {body}
+'''
+
+
+WHOLE = Exercise(
+    asks="Is it whole?",
+    answer="is_whole",
+    expects="a function",
+    examine=_examine_whole,
+    misconceptions={
+        "name": Misconception(
+            says="`testzip` returns the name of the first damaged record, and None if there is none. As an answer to "
+            "“is it whole?” that is the wrong way round: `if is_whole(path):` would hold for the damaged file.",
+            example=_whole("return archive.testzip()"),
+        ),
+        "inverted": Misconception(
+            says="The wrong way round: the good file is called damaged, the damaged one whole. `testzip` returns None "
+            "where every record fits.",
+            example=_whole("return archive.testzip() is not None"),
+        ),
+        "blind": Misconception(
+            says="It calls a file whole in which one bit was flipped. That a file opens, or has a table of contents, "
+            "says nothing about the bytes of its records. Ask for their checksums.",
+            example=_whole("return zipfile.is_zipfile(path)"),
+        ),
+        "one record": Misconception(
+            says="It finds a flipped bit in one record, and overlooks it in another: each has a checksum of its own.",
+            example=_whole(
+                'name = next(name for name in archive.namelist() if name.endswith("data/0"))',
+                "try:",
+                "    return bool(archive.read(name))",
+                "except zipfile.BadZipFile:",
+                "    return False",
+            ),
+        ),
+        "raises": Misconception(
+            says="It does find the damage: reading a record compares its checksum. But it raises BadZipFile where it "
+            "was asked for False. `testzip` reads them all, and raises nothing.",
+            example=_whole("return all(archive.read(name) is not None for name in archive.namelist())"),
+        ),
+    },
+    hint="`archive.testzip()` reads every record. It returns the name of the first that does not fit, else None.",
+    solution=_whole("return archive.testzip() is None"),
+    why="Your function tells the file from its copy with one bit flipped, whichever record was hit. It works on any "
+    "file of `torch.save` since 1.6, and needs no torch.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 08.4
+
+_WOULD: Mapping[str, str] = {
+    FLIPPED: "A flipped bit breaks one checksum and changes one number.",
+    CUT: "A file that was cut short has lost its table of contents, and `zipfile` cannot open it.",
+    LOST: "A lost block breaks a checksum, and changes as many numbers as fit in it.",
+    DIVERGED: "A diverged run writes NaN, and checksums that fit it.",
+    UNCHECKED: "Where a file was saved without checksums, each of them is 0.",
+    PARTIAL: "Where a part is missing, `inspect_checkpoint` lists fewer of them than in the original.",
+}
+_SHOWS: Mapping[str, str] = {
+    FLIPPED: "Here one checksum does not fit, and beside the original a single number differs.",
+    CUT: "Here `zipfile` finds no archive at all, and the size is two thirds of the original's.",
+    LOST: "Here one checksum does not fit, and beside the original 1,024 numbers differ: all of them are 0 now.",
+    DIVERGED: "Here every checksum fits, every part is there, and every weight is NaN.",
+    UNCHECKED: "Here every checksum in the file is 0, and beside the original not one number differs.",
+}
+
+
+def _examine_causes(causes: Any) -> None:
+    given = {str(name): cause for name, cause in causes.items() if not is_nothing(cause)}
+    if not given and set(causes) == set(PATIENTS):
+        raise NotAttemptedError
+    strange = [name for name in given if name not in PATIENTS]
+    if strange:
+        raise WrongAnswerError(f"there is no file `{printable(strange[0], 60)}`; there are {', '.join(PATIENTS)}")
+    right = []
+    for name, true in PATIENTS.items():
+        if name not in given:
+            continue
+        cause = " ".join(given[name].lower().split()) if isinstance(given[name], str) else ""
+        if cause not in CAUSES:
+            found = printable(repr(given[name]), 60)
+            raise WrongAnswerError(f"{name}: expected one of {', '.join(map(repr, CAUSES))}, found {found}")
+        if cause != true:
+            raise WrongAnswerError(_mixed_up(true, cause))
+        right.append(name)
+    left = [name for name in PATIENTS if name not in given]
+    if left:
+        so_far = f"{' and '.join(right)} {'is' if len(right) == 1 else 'are'} right; " if right else ""
+        raise WrongAnswerError(f"{so_far}still without a cause: {', '.join(left)}")
+
+
+def _mixed_up(true: str, cause: str) -> str:
+    return f"{true} taken for {cause}"
+
+
+def _causes(given: Mapping[str, str]) -> str:
+    lines = [f'    "{name}": {given.get(name)!r},'.replace("'", '"') for name in PATIENTS]
+    return "\n".join(
+        [
+            "# One for each of the five, and one is left over:",
+            '#   "a flipped bit", "cut short", "a lost block" (4,096 bytes, now zeros),',
+            '#   "a diverged run", "no checksums" (saved without), "a part is missing"',
+            "causes = {",
+            *lines,
+            "}",
+            "",
+        ]
+    )
+
+
+AUTOPSY = Exercise(
+    asks="The autopsy",
+    answer="causes",
+    expects="a dict",
+    examine=_examine_causes,
+    misconceptions={
+        _mixed_up(true, cause): Misconception(
+            says=f"`{name}` is something else. {_WOULD[cause]} {_SHOWS[true]}",
+            example=_causes({name: cause}),
+        )
+        for name, true in PATIENTS.items()
+        for cause in CAUSES
+        if cause != true
+    },
+    hint="Ask in this order. Does `zipfile.ZipFile(path)` open it? Does `validate_checkpoint(path)` call it damaged? "
+    "If so, how many numbers differ, by `diff_checkpoints(original, path)`? If not, what does `print` of the report "
+    "say?",
+    solution=_causes(PATIENTS),
+    why="Five causes, and five things to do. Cut short: look at how it is saved (lesson 02). A flipped bit, a lost "
+    "block: look at the disk, and go back to an older file. A diverged run: look at the training. No checksums: save "
+    "it again.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 08.5
+
+
+def _examine_verdict(verdict: Any) -> None:
+    import torch
+
+    if is_untouched(verdict, _STUB):
+        raise NotAttemptedError
+    numbers = torch.linspace(-1, 1, 64)
+    here = Path()
+    good = _save(here / "good.pth")
+    _expect(verdict, good, "sound", {})
+    _expect(verdict, _hit(good, "data/0", 5, 6), "damaged", {"sound": "blind"})
+    torn = Path(shutil.copy(good, "torn.pth"))
+    os.truncate(torn, torn.stat().st_size // 2)
+    _expect(verdict, torn, "damaged", {"cannot tell": "shrug"}, raised={zipfile.BadZipFile: "torn"})
+    _expect(verdict, _save_unchecked(here / "unchecked.pth"), "cannot tell", {"damaged": "off", "sound": "trusting"})
+    hollow = {"layer.weight": numbers, "layer.unused": torch.zeros(0)}
+    _expect(verdict, _save(here / "hollow.pth", model_state_dict=hollow), "sound", {"cannot tell": "any"})
+    for value, name in ((float("nan"), "nan"), (float("inf"), "inf")):
+        weights = {"layer.weight": numbers, "layer.bias": torch.tensor([0.5, value])}
+        _expect(verdict, _save(here / f"{name}.pth", model_state_dict=weights), "incomplete", {"sound": name})
+    infinite = _hit(good, "data/0", 3, 6)  # its first number is -1, and this the highest bit of its exponent
+    _expect(verdict, infinite, "damaged", {"incomplete": "order"})
+    lost = {KeyError: "keys", AttributeError: "keys", TypeError: "keys"}
+    partial = _save(here / "lost.pth", model_state_dict=None, format_version=1)
+    _expect(verdict, partial, "incomplete", {"sound": "keys"}, raised=lost)
+    _expect(verdict, _save(here / "empty.pth", model_state_dict={}), "incomplete", {"sound": "empty"})
+
+
+_VERDICTS = ("sound", "damaged", "incomplete", "cannot tell")
+
+
+def _save_unchecked(path: Path) -> Path:
+    from torch.utils.serialization import config
+
+    before, config.save.compute_crc32 = config.save.compute_crc32, False
+    try:
+        return _save(path)
+    finally:
+        config.save.compute_crc32 = before
+
+
+_IS = {
+    "good.pth": "a good file",
+    "torn.pth": "a file that is cut short",
+    "unchecked.pth": "a file that was saved without checksums",
+    "hollow.pth": "a good file with an empty tensor in it",
+    "nan.pth": "a file with a NaN among its weights",
+    "inf.pth": "a file with an infinite weight",
+    "lost.pth": "a file without `model_state_dict`",
+    "empty.pth": "a file whose `model_state_dict` is empty",
+}
+
+
+def _expect(
+    verdict: Any,
+    path: Path,
+    right: str,
+    otherwise: Mapping[str, str],
+    *,
+    raised: Mapping[type[Exception], str] | None = None,
+) -> None:
+    what = _IS.get(path.name, "a file with one bit flipped")
+    try:
+        found = verdict(str(path))
+    except Exception as error:
+        for kind, name in (raised or {}).items():
+            if isinstance(error, kind):
+                raise WrongAnswerError(name) from error
+        raise WrongAnswerError(f"of {what} it says nothing, it raises {first_line(error)}") from error
+    if is_nothing(found):
+        raise WrongAnswerError(f"of {what} it says None: is `return` missing on one way?")
+    if not isinstance(found, str) or found not in _VERDICTS:
+        says = printable(repr(found), 60)
+        raise WrongAnswerError(f"of {what} it says {says}; expected one of {', '.join(map(repr, _VERDICTS))}")
+    if found != right:
+        raise WrongAnswerError(otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}"))
+
+
+def _verdict(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    return f'''\
+import zipfile
+
+
+def verdict(path):
+    """Return "sound", "damaged", "incomplete" or "cannot tell"."""
+    {body}
+'''
+
+
+def _tried(
+    unchecked: str = "all(info.CRC == 0 for info in archive.infolist())", torn: str = "damaged"
+) -> tuple[str, ...]:
+    return (
+        "try:",
+        "    with zipfile.ZipFile(path) as archive:",
+        *((f"        if {unchecked}:", '            return "cannot tell"') if unchecked else ()),
+        "        if archive.testzip() is not None:",
+        '            return "damaged"',
+        "except zipfile.BadZipFile:",
+        f'    return "{torn}"',
+    )
+
+
+_STUB = _verdict(
+    "with zipfile.ZipFile(path) as archive:", '    return "sound" if archive.testzip() is None else "damaged"'
+)
+_LOAD = 'weights = torch.load(path).get("model_state_dict", {})'
+_FINITE = "finite = all(weight.isfinite().all() for weight in weights.values())"
+_LAST = 'return "sound" if weights and finite else "incomplete"'
+
+VERDICT = Exercise(
+    asks="Four verdicts",
+    answer="verdict",
+    expects="a function",
+    examine=_examine_verdict,
+    apart=True,
+    misconceptions={
+        "blind": Misconception(
+            says="It calls a file sound in which one bit was flipped: the checksums, which you began with, are gone.",
+            example=_verdict(_LOAD, _FINITE, _LAST),
+        ),
+        "torn": Misconception(
+            says="Of a file that is cut short it says nothing: `zipfile` raises BadZipFile. Catch that. Such a file is "
+            "damaged.",
+            example=_verdict(*(line[4:] for line in _tried()[1:-2]), _LOAD, _FINITE, _LAST),
+        ),
+        "shrug": Misconception(
+            says="A file that is cut short is damaged: you can tell, since no file of `torch.save` ends like this. "
+            "“Cannot tell” is for a file that may be good.",
+            example=_verdict(*_tried(torn="cannot tell"), _LOAD, _FINITE, _LAST),
+        ),
+        "off": Misconception(
+            says="It calls a good file damaged. It was saved with checksums turned off, and then each of them is 0, "
+            "which `testzip` takes for wrong. Nobody can know whether its bytes are right: say so.",
+            example=_verdict(*_tried(unchecked=""), _LOAD, _FINITE, _LAST),
+        ),
+        "trusting": Misconception(
+            says="It calls a file sound that holds no checksums. It is good, but you cannot know: a flipped bit in it "
+            "would look the same.",
+            example=_verdict(*(line.replace("cannot tell", "sound") for line in _tried()), _LOAD, _FINITE, _LAST),
+        ),
+        "any": Misconception(
+            says="It cannot tell of a good file. One of its tensors is empty, and the checksum of no bytes at all is "
+            "0. Only where all of them are 0 were they turned off.",
+            example=_verdict(
+                *_tried(unchecked="any(info.CRC == 0 for info in archive.infolist())"), _LOAD, _FINITE, _LAST
+            ),
+        ),
+        "nan": Misconception(
+            says="Every checksum fits, and a weight is NaN: it was NaN when it was saved. The bytes are right, the "
+            "training was not. Nobody wants to go on from it: incomplete.",
+            example=_verdict(*_tried(), _LOAD, 'return "sound" if weights else "incomplete"'),
+        ),
+        "inf": Misconception(
+            says="It finds NaN and overlooks the infinite, which becomes NaN in the next subtraction. `isfinite` "
+            "refuses both.",
+            example=_verdict(
+                *_tried(), _LOAD, "finite = not any(weight.isnan().any() for weight in weights.values())", _LAST
+            ),
+        ),
+        "order": Misconception(
+            says="A flipped bit made this number infinite, and you call the file incomplete: that says the training "
+            "went wrong. It was the disk. First ask whether the bytes are right, then what they say.",
+            example=_verdict(
+                "try:",
+                "    checkpoint = torch.load(path)",
+                "except Exception:",
+                '    return "damaged"',
+                'weights = checkpoint.get("model_state_dict", {})',
+                "if not weights or not all(weight.isfinite().all() for weight in weights.values()):",
+                '    return "incomplete"',
+                *_tried(),
+                'return "sound"',
+            ),
+        ),
+        "keys": Misconception(
+            says="This file has no `model_state_dict`, and your function has no verdict of its own for that: its bytes "
+            "are right, something is not in it. That is incomplete.",
+            example=_verdict(*_tried(), 'weights = torch.load(path)["model_state_dict"]', _FINITE, _LAST),
+        ),
+        "empty": Misconception(
+            says="`model_state_dict` is there, and nothing is in it: incomplete. (`all` of nothing is True.)",
+            example=_verdict(
+                *_tried(),
+                'weights = torch.load(path).get("model_state_dict")',
+                "if weights is None:",
+                '    return "incomplete"',
+                _FINITE,
+                'return "sound" if finite else "incomplete"',
+            ),
+        ),
+    },
+    hint="In this order: are all `info.CRC` in `archive.infolist()` 0? Does `testzip` find something, or anything "
+    "raise BadZipFile? Only then load: is `model_state_dict` there, not empty, and all of it `isfinite()`?",
+    solution=_verdict(*_tried(), _LOAD, _FINITE, _LAST),
+    why="First the bytes, then what they say: your function keeps the disk's faults and the training's apart, and "
+    "admits what it cannot know. `validate_checkpoint` asks in the same order.",
+)
+
+
+LESSON = Lesson(
+    prediction="08.2",
+    questions={"08.1": NAMES, "08.2": PREDICTION, "08.3": WHOLE, "08.4": AUTOPSY, "08.5": VERDICT},
+)

@@ -1,0 +1,201 @@
+"""The records of a zip as torch writes it: where they are, whether they are what was written, without torch.
+
+Stored bytes and a CRC32 for each, at offsets that are multiples of 64; TorchScript compresses its source code. All
+else is damage, or was made to deceive. The format: PKWARE's APPNOTE.TXT, whose sections are named below.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .records import TRY_OLDER, DamagedCheckpointError
+
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # 4.3.7
+_ENTRY = 46  # bytes of an entry in the directory, without its name (4.3.12)
+_END = struct.Struct("<4s4H2LH")  # 4.3.16
+_END_64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
+_LOCATOR_64 = struct.Struct("<4sLQL")  # 4.3.15
+_CHUNK = 1 << 18  # what a core's cache holds: larger ones are slower
+_KNOWN_FLAGS = 0x0808  # sizes after the bytes, names in UTF-8: all that torch.save sets
+_DIRECTORY = 0x10  # an attribute: torch takes a record that has it for an empty one
+_MOST_SOURCE = 1 << 28  # bytes: no model has a quarter of a gigabyte of source code
+
+
+def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
+    """Return the directory of a zip of torch's, after all of it that can be checked was checked.
+
+    Raises:
+        DamagedCheckpointError: no such zip, cut short, or one that torch would not have written.
+    """
+    size = file.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records, start = archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        records = []
+    if not records:
+        raise cut_short(path)
+    if not any(info.filename.endswith("/data.pkl") for info in records):
+        raise no_checkpoint(path, 0)
+    if len({info.filename for info in records}) < len(records):
+        raise DamagedCheckpointError(f"{path}: expected each record once, found one twice; {TRY_OLDER}")
+    for info in records:
+        _check_record(info, path)
+    if sum(info.compress_size for info in records) > size:  # longer than the file, or one over the other
+        raise cut_short(path)
+    _check_end(file, path, records, start, size)
+    return records
+
+
+def _check_record(info: zipfile.ZipInfo, path: Path) -> None:
+    """Refuse what torch does not write: it is damage, a zip bomb, or a way out of the folder it is unpacked to."""
+    code = info.filename.partition("/")[2].startswith("code/")
+    stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+    packed = code and info.compress_type == zipfile.ZIP_DEFLATED and info.file_size <= _MOST_SOURCE
+    odd = info.flag_bits & ~_KNOWN_FLAGS or info.external_attr & _DIRECTORY or info.volume or info.comment
+    if not (stored or packed) or odd:
+        what = "a compressed, encrypted or foreign record"
+        if code and info.file_size > _MOST_SOURCE:
+            what = f"one that says to unpack to {info.file_size:,} bytes (a zip bomb?)"
+        raise DamagedCheckpointError(
+            f"{path}: record {info.filename!r}: expected stored bytes, found {what}; {TRY_OLDER}"
+        )
+    if info.filename.startswith("/") or ".." in info.filename.split("/"):
+        raise DamagedCheckpointError(
+            f"{path}: record {info.filename!r}: expected a name within the archive, found one that leads out of it; do "
+            "not unpack this file"
+        )
+
+
+def _check_end(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo], start: int, size: int) -> None:
+    """Check that directory and end are where, and as long as, they say themselves: torch looks at each of these."""
+    file.seek(start)
+    tail = file.read(size - start)
+    end = len(tail) - _END.size
+    holds = end >= 0 and tail[end : end + 4] == b"PK\x05\x06"
+    if holds:
+        _, disk, first, here, total, length, offset, comment = _END.unpack_from(tail, end)
+        long = end - _LOCATOR_64.size
+        found, stop = (disk, first, here, total, length, offset, comment), end
+        if long >= 0 and tail[long : long + 4] == b"PK\x06\x07" and long >= _END_64.size:
+            _, disk, at, disks = _LOCATOR_64.unpack_from(tail, long)
+            stop = long - _END_64.size
+            name, rest, _, _, own, first, here_64, total_64, length_64, offset_64 = _END_64.unpack_from(tail, stop)
+            holds = (name, rest, disk, disks, own, first, at) == (b"PK\x06\x06", 44, 0, 1, 0, 0, start + stop)
+            holds &= (here_64, total_64, length_64, offset_64) == (len(records), len(records), stop, start)
+        holds &= all(
+            one in (exact, full)
+            for one, exact, full in zip(
+                found,
+                (0, 0, len(records), len(records), stop, start, 0),
+                (0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0),  # where the longer end has the number
+                strict=True,
+            )
+        )
+        at = 0
+        for _ in records:
+            lengths = struct.unpack_from("<3H", tail, at + 28)
+            holds &= tail[at : at + 4] == b"PK\x01\x02"
+            at += _ENTRY + sum(lengths)
+            if at > stop:
+                break
+        holds &= at == stop
+    if not holds:
+        raise DamagedCheckpointError(
+            f"{path}: expected the end of a zip archive as torch.save writes it, found one that does not fit what lies "
+            f"before it: the end of the file is damaged; {TRY_OLDER}"
+        )
+
+
+def has_checksums(records: list[zipfile.ZipInfo]) -> bool:
+    """Say whether checksums were stored at all; a good file may have been saved without."""
+    filled = [info for info in records if info.file_size]
+    return not filled or any(info.CRC for info in filled)
+
+
+def find_damaged(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo]) -> Iterator[DamagedCheckpointError]:
+    """Yield an error for each record whose bytes are not those that its CRC32 was made of."""
+    buffer = memoryview(bytearray(_CHUNK))
+    for info in records:
+        try:
+            seek_behind_header(file, path, info.orig_filename, info.header_offset)
+            found = 0
+            for chunk in _chunks(file, path, info, buffer):
+                found = zlib.crc32(chunk, found)
+        except DamagedCheckpointError as error:
+            yield error
+        else:
+            if found != info.CRC:
+                yield damaged(path, info.filename, info.CRC, found)
+
+
+def _chunks(file: BinaryIO, path: Path, info: zipfile.ZipInfo, buffer: memoryview) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of the record that `file` stands at, unpacked."""
+    left, unpack, unpacked = info.compress_size, zlib.decompressobj(-15), 0
+    while left:
+        count = file.readinto(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]  # typeshed: not in BinaryIO
+        if not count:
+            raise cut_short(path)
+        left -= count
+        if info.compress_type == zipfile.ZIP_STORED:
+            yield buffer[:count]
+            continue
+        rest: bytes | memoryview = buffer[:count]
+        piece = b""
+        while rest or len(piece) == _CHUNK:  # as much at a time as fits; zlib may keep the end of it when all is read
+            try:
+                piece = unpack.decompress(rest, _CHUNK)
+            except zlib.error:
+                raise damaged(path, info.filename, info.CRC, None) from None
+            unpacked += len(piece)
+            stuck = not piece and rest and rest == unpack.unconsumed_tail
+            if unpacked > info.file_size or stuck or unpack.unused_data:
+                raise damaged(path, info.filename, info.CRC, None)
+            yield piece
+            rest = unpack.unconsumed_tail
+    if info.compress_type != zipfile.ZIP_STORED and (unpacked != info.file_size or not unpack.eof):
+        raise damaged(path, info.filename, info.CRC, None)
+
+
+def seek_behind_header(file: BinaryIO, path: Path, record: str, offset: int) -> None:
+    """Move to the first byte of a record, whose header lies at `offset`; the name there must be its own."""
+    file.seek(max(offset, 0))  # below 0 where the end of the file is damaged
+    head = file.read(_LOCAL_HEADER.size)
+    if len(head) == _LOCAL_HEADER.size:
+        signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+        name = file.read(name_length)
+        if offset >= 0 and signature == b"PK\x03\x04" and name == record.encode():
+            file.seek(extra_length, os.SEEK_CUR)
+            return
+    raise DamagedCheckpointError(
+        f"{path}: record {record!r}: expected at byte {offset}, found something else; {TRY_OLDER}"
+    )
+
+
+def cut_short(path: Path) -> DamagedCheckpointError:
+    """Return the error of a file that ends before its bytes do."""
+    return DamagedCheckpointError(
+        f"{path}: expected a whole zip archive, found the beginning of one: the file is cut short; {TRY_OLDER}"
+    )
+
+
+def no_checkpoint(path: Path, count: int) -> DamagedCheckpointError:
+    """Return the error of a zip that has not just one pickled object tree."""
+    return DamagedCheckpointError(
+        f"{path}: expected one record data.pkl, as torch.save writes it, found {count}: another kind of zip; check the "
+        "path"
+    )
+
+
+def damaged(path: Path, record: str, expected: int, found: int | None) -> DamagedCheckpointError:
+    """Return the error of a record whose bytes are not those that were written; None: they cannot be unpacked."""
+    what = f"{found:08x}" if found is not None else "bytes that cannot be unpacked"
+    return DamagedCheckpointError(
+        f"{path}: record {record!r} is damaged: expected CRC32 {expected:08x}, found {what}; {TRY_OLDER}"
+    )
