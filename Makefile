@@ -27,6 +27,8 @@ test: setup ## run all tests
 	.venv/bin/pytest
 
 proof: setup ## try what `make test` samples at every point (some 20 minutes; needs Linux for all of it)
+	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \
+	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[peers]'
 	.venv/bin/pytest tests/proof -s
 
 lint: setup ## check style, format, types, and which room imports which

@@ -7,6 +7,7 @@ same, and compresses source code. ``torch.load`` does not look at these checksum
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -35,6 +36,7 @@ from .zip_records import (
 
 FileKind = Literal["zip", "legacy", "safetensors"]
 
+ZIP_START = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before 1.6
 
 _OTHER_FILES = (  # how a file begins, what it is, what to do
@@ -57,20 +59,29 @@ def open_file(path: Path) -> BinaryIO:
     if "\0" in str(path):
         raise CheckpointNotFoundError(f"{str(path)!r}: {expected}, but no file can have this name")
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise DamagedCheckpointError(f"{path}: {expected}, found a directory; name a file in it")
-        if not stat.S_ISREG(mode):  # a named pipe would wait for a writer for ever
-            raise DamagedCheckpointError(f"{path}: {expected}, found no regular file")
-        file = open(path, "rb")  # noqa: SIM115  # the caller closes what it asked for
+        _check_mode(path, os.stat(path).st_mode, expected)
+        # Without O_NONBLOCK a pipe that has taken the file's place since would wait for a writer for ever.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointNotFoundError(f"{path}: {expected}, found nothing of that name; check the path") from None
     except OSError as error:  # no permission, a link to itself, a name too long …
         raise CheckpointNotFoundError(f"{path}: {expected}, but it cannot be read: {error.strerror}") from None
-    if os.fstat(file.fileno()).st_size == 0:
+    status = os.fstat(file.fileno())
+    try:
+        _check_mode(path, status.st_mode, expected)
+        if status.st_size == 0:
+            raise DamagedCheckpointError(f"{path}: {expected}, found an empty file; {TRY_OLDER}")
+    except DamagedCheckpointError:
         file.close()
-        raise DamagedCheckpointError(f"{path}: {expected}, found an empty file; {TRY_OLDER}")
+        raise
     return file
+
+
+def _check_mode(path: Path, mode: int, expected: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise DamagedCheckpointError(f"{path}: {expected}, found a directory; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise DamagedCheckpointError(f"{path}: {expected}, found no regular file")
 
 
 @contextmanager
@@ -104,7 +115,7 @@ def kind_of_file(file: BinaryIO, path: Path) -> FileKind:
         return "legacy"
     if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") < size or path.suffix == ".safetensors"):
         return "safetensors"
-    if start.startswith(b"PK") or zipfile.is_zipfile(file):
+    if ZIP_START.startswith(start[: len(ZIP_START)]):  # a zip with anything before it torch takes for a pickle
         return "zip"
     expected = f"{path}: expected a zip archive as torch.save writes it, found"
     for begin, what, todo in _OTHER_FILES:
@@ -162,14 +173,15 @@ class Place:
 class Parts:
     """What of a zip its header is read from: the `pickle`, and where each storage lies, by its key.
 
-    `scripted`: it is an archive of TorchScript; `checksums`: it holds any.
+    `constants` are the pickled constants of an archive of TorchScript, which torch tells one by; `checksums`: it holds
+    any.
     """
 
     pickle: bytes
     places: Mapping[str, Place]
     size: int
-    scripted: bool
     checksums: bool
+    constants: bytes | None = None
 
 
 def read_parts(path: Path) -> Parts:
@@ -187,19 +199,31 @@ def read_parts(path: Path) -> Parts:
             raise no_checkpoint(path, len(pickles))
         checksums = has_checksums(records)
         places = {info.filename: _place(info, checksums) for info in records}
-        name = pickles[0].filename
-        folder, code = name.removesuffix(".pkl") + "/", name.removesuffix("data.pkl") + "code/"
-        order = places.get(name.removesuffix("data.pkl") + "byteorder")
-        if order is not None and order.size < 99 and read_place(file, path, order) != b"little":
+        root = pickles[0].filename.removesuffix("data.pkl")
+        inside = {name.removeprefix(root): place for name, place in places.items() if name.startswith(root)}
+        if len(inside) < len(places):
+            raise DamagedCheckpointError(f"{path}: expected one folder of records, found several; {TRY_OLDER}")
+        small = {
+            name: bytes(read_place(file, path, inside[name]))
+            for name in ("data.pkl", "constants.pkl", "byteorder", "version")
+            if name in inside and (name.endswith(".pkl") or inside[name].size < 99)
+        }
+        if small.get("byteorder", b"little") != b"little":
             raise UnsupportedCheckpointError(
                 f"{path}: expected the numbers of a little-endian machine, found another order of their bytes; load it "
                 "with torch.load there, and save the numbers as text"
             )
+        if "constants.pkl" in inside and not any(name.startswith("code/") for name in inside):
+            raise DamagedCheckpointError(
+                f"{path}: expected an archive of TorchScript, found one without code; {TRY_OLDER}"
+            )
+        if not re.fullmatch(rb"\d{1,4}\n?", small.get("version", b"3" if "version" not in inside else b"")):
+            raise DamagedCheckpointError(f"{path}: expected the version of the format, found no number; {TRY_OLDER}")
         return Parts(
-            pickle=bytes(read_place(file, path, places[name])),
-            places={name.removeprefix(folder): place for name, place in places.items() if name.startswith(folder)},
+            pickle=small["data.pkl"],
+            constants=small.get("constants.pkl"),
+            places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
             size=os.fstat(file.fileno()).st_size,
-            scripted=any(name.startswith(code) for name in places),
             checksums=checksums,
         )
 
@@ -213,16 +237,21 @@ def _place(info: zipfile.ZipInfo, checksums: bool) -> Place:
     )
 
 
+def seek_place(file: BinaryIO, path: Path, place: Place) -> None:
+    """Move to the first byte of a place."""
+    if place.record:
+        seek_behind_header(file, path, place.record, place.offset)
+    else:
+        file.seek(place.offset)
+
+
 def read_place(file: BinaryIO, path: Path, place: Place) -> bytearray:
     """Return the bytes that lie at a place, after they were checked where the file has a checksum for them.
 
     Raises:
         DamagedCheckpointError: cut short, or other bytes than were written.
     """
-    if place.record:
-        seek_behind_header(file, path, place.record, place.offset)
-    else:
-        file.seek(place.offset)
+    seek_place(file, path, place)
     data = bytearray(min(place.size, os.fstat(file.fileno()).st_size))  # whatever it says to hold
     if file.readinto(data) != place.size:  # type: ignore[attr-defined]  # typeshed: not in BinaryIO
         raise cut_short(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .findings import Finding
 from .header import Header, Kind
+from .rebuild import is_numpy_number
 from .records import FORMAT_VERSION
 from .stubs import TensorStub, find_tensors
 from .text import count, printable, size
@@ -74,10 +75,10 @@ def find_not_finite(path: Path, header: Header) -> Iterator[Finding]:
     found = 0
     with TensorReader(path, header, check=False) as reader:
         for tensors in groups.values():
-            if not any(count_not_finite(reader.flat(tensors[0][1], whole=True), tensors[0][1].dtype)[:2]):
+            if not any(count_not_finite(reader.blocks(tensors[0][1]), tensors[0][1].dtype)[:2]):
                 continue
             for name, stub in tensors[: _MOST - found]:
-                nan, infinite, rest = count_not_finite(reader.flat(stub), stub.dtype)
+                nan, infinite, rest = count_not_finite([reader.flat(stub)], stub.dtype)
                 if nan or (infinite and rest):  # infinities and zeros alone: a mask for attention
                     kinds = [f"{number:,} {what}" for number, what in ((nan, "NaN"), (infinite, "infinite")) if number]
                     yield Finding(
@@ -106,7 +107,7 @@ def find_unknown(header: Header) -> Iterator[Finding]:
             found=printable(repr(version), 40) if type(version) in (int, str) else type(version).__name__,
             todo="update koemorph-tutorial, which wrote it",
         )
-    code = [name for name in header.foreign if not name.startswith("numpy.")]
+    code = [name for name in header.foreign if not is_numpy_number(name)]
     if code:
         more = f" and {len(code) - 5:,} more" if len(code) > 5 else ""
         yield Finding(

@@ -74,6 +74,6 @@ def finding_of(error: CheckpointError, path: Path) -> Finding:
         r"(?:(.*?)(?: is damaged)?: )?expected (.*?), (?:found |but )(.*?)(?:; (.*))?", said, re.DOTALL
     )
     if parts is None:
-        return Finding(where="", expected="a checkpoint that can be read", found=said, todo="")
-    where, expected, found, todo = (part or "" for part in parts.groups())
+        return Finding(where="", expected="a checkpoint that can be read", found=printable(said, 500), todo="")
+    where, expected, found, todo = (printable(part or "", 500) for part in parts.groups())
     return Finding(where=where, expected=expected, found=found, todo=todo)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .archive import Place, kind_of_file, open_file, read_parts, reading
 from .legacy import read_legacy
 from .rebuild import Rebuild, is_known, storage
-from .records import TRY_OLDER, DamagedCheckpointError
+from .records import TRY_OLDER, DamagedCheckpointError, UnsupportedCheckpointError
 from .safetensors_file import read_safetensors
 from .stubs import find_tensors
 from .text import printable
@@ -60,6 +60,10 @@ def read_header(path: Path) -> Header:
         if kind == "safetensors":
             try:
                 tensors, places, metadata = read_safetensors(file)
+            except UnsupportedCheckpointError as error:
+                raise UnsupportedCheckpointError(
+                    f"{path}: expected known tensors, found {printable(str(error))}"
+                ) from None
             except ValueError as error:
                 raise _unreadable(path, "a safetensors file", error) from None
             return Header(
@@ -80,15 +84,18 @@ def read_header(path: Path) -> Header:
                 kind=kind, content=content, foreign=_foreign(names), places=places, size=size, checksums=False
             )
     parts = read_parts(path)
+    scripted = parts.constants is not None
     try:
-        rebuild = Rebuild(len(parts.pickle), scripted=parts.scripted)
-        content, names, _ = unpickle(parts.pickle, rebuild, storage)
+        content, names, _ = unpickle(parts.pickle, Rebuild(len(parts.pickle), scripted=scripted), storage)
+        if parts.constants is not None:  # they are no part of what it holds, but may name as much
+            _, more, _ = unpickle(parts.constants, Rebuild(len(parts.constants), scripted=True), storage)
+            names |= more
     except Exception as error:  # a pickle is a program: a broken one can fail in any way
         raise _unreadable(path, "a header as torch.save writes it", error) from None
     return Header(
-        kind="torchscript" if parts.scripted else "torch",
+        kind="torchscript" if scripted else "torch",
         content=content,
-        foreign=_foreign(names, scripted=parts.scripted),
+        foreign=_foreign(names, scripted=scripted),
         places=parts.places,
         size=parts.size,
         checksums=parts.checksums,
@@ -97,9 +104,13 @@ def read_header(path: Path) -> Header:
 
 def find_misplaced(header: Header) -> Iterator[tuple[str, str]]:
     """Yield the name of each tensor whose bytes are not where the header says, and why."""
-    stored = header.stored
+    stored, dtypes = header.stored, {}  # type: dict[str, int], dict[str, str]
     for keys, stub in find_tensors(header.content):
-        if why := stub.misplaced(stored.get(stub.storage.key)):
+        first = dtypes.setdefault(stub.storage.key, stub.storage.dtype)
+        why = stub.misplaced(stored.get(stub.storage.key))
+        if not why and first != stub.storage.dtype:  # torch would take the first for both
+            why = f"found a storage of {printable(first, 40)} that is one of {printable(stub.storage.dtype, 40)} here"
+        if why:
             yield ".".join(printable(str(key), 60) for key in keys) or "the tensor", why
 
 

@@ -93,8 +93,8 @@ def load_for_inference(
         why = str(error).partition("\n")[0]
         raise ValueError(f"map_location: expected a device of this machine, found {map_location!r}: {why}") from None
     loaded, metrics = _load(Path(path), model, weights, strict)
-    partly = loaded.missing or loaded.unexpected or loaded.reshaped
-    logger.log(logging.WARNING if partly else logging.INFO, "%s: %s", path, loaded)
+    doubtful = loaded.missing or loaded.unexpected or loaded.reshaped or any(_NAN in note for note in loaded.notes)
+    logger.log(logging.WARNING if doubtful else logging.INFO, "%s: %s", path, loaded)
     model.to(map_location).eval()
     return model, metrics
 
@@ -148,7 +148,7 @@ def _load(path: Path, model: nn.Module, weights: str, strict: bool) -> tuple[Loa
         missing=fit.missing,
         unexpected=fit.unexpected,
         reshaped=fit.reshaped,
-        notes=(*torn, *_notes(header, live, fit)),
+        notes=(*torn, *_notes(header, live, fit), *_wrecked(tensors)),
     )
     return loaded, metrics
 
@@ -191,6 +191,15 @@ def _metrics(path: Path, header: Header) -> dict[str, float]:
 
 def _as_torch(array: Any, dtype: str) -> torch.Tensor:
     return torch.from_numpy(np.array(array)).view(getattr(torch, dtype))  # the array is a view of the whole storage
+
+
+_NAN = "with NaN in it"
+
+
+def _wrecked(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the tensors that a run which had diverged left behind: they fit, and no answer of the model is a number."""
+    nan = [name for name, value in tensors.items() if value.is_floating_point() and bool(value.isnan().any())]
+    return [listed(_NAN, nan)] if nan else []
 
 
 def _torn(live: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -32,10 +32,12 @@ class Rebuild:
         self.left = size  # a text of the file is encoded once, not again and again
         self.scripted = scripted
 
-    def __call__(self, name: str, arguments: Any) -> Any:
-        """Return what stands for the result of calling `name`."""
+    def __call__(self, name: str, arguments: Any, only_made: bool = False) -> Any:
+        """Return what stands for the result of calling `name`, or of making one without calling its ``__init__``."""
         if type(arguments) is not tuple or len(arguments) > 16:
             return Opaque(name, [arguments])
+        if only_made and arguments and is_known(name, scripted=self.scripted):
+            raise UnpicklingError(f"it makes a {name} in a way that torch.save does not")
         if self.scripted and name.startswith(SCRIPTED):
             return Attributes()
         make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name) or (_SCRIPT.get(name) if self.scripted else None)
@@ -44,6 +46,8 @@ class Rebuild:
         if name == _WITH_ATTRIBUTES and len(arguments) > 2 and isinstance(arguments[0], Name):
             return self(arguments[0].name, arguments[2])
         if name == _ENCODE and arguments and type(arguments[0]) is str:
+            if arguments[1:] not in ((), ("latin1",)):
+                raise UnpicklingError("bytes written as another text than torch.save makes of them")
             self.left -= len(arguments[0])
             if self.left < 0:
                 raise UnpicklingError("it asks for more bytes than it holds")
@@ -58,6 +62,11 @@ def is_known(name: str, *, scripted: bool = False) -> bool:
     if scripted and (name.startswith(SCRIPTED) or name in _SCRIPT):
         return True
     return name in _REBUILD or name in (_ENCODE, _WITH_ATTRIBUTES) or _HARMLESS.fullmatch(name) is not None
+
+
+def is_numpy_number(name: str) -> bool:
+    """Say whether a name is one that a number of numpy is stored with: not known to torch, and no harm."""
+    return name in _NUMPY_SCALAR
 
 
 def kind_text(value: Any) -> str:
@@ -117,9 +126,20 @@ def _bytearray(data: Any = b"", *_: Any) -> Any:
     return data
 
 
-@dataclass(frozen=True)
+@dataclass
 class _NumpyDtype:
     code: Any
+
+    def build(self, state: Any) -> None:
+        """Take the order of the bytes: numbers of another one than ours are not read."""
+        if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|", "="):
+            self.code = None
+
+
+def _ordered(*items: Any) -> dict[Any, Any]:
+    if items:
+        raise UnpicklingError("an OrderedDict as Python 2 wrote it")
+    return {}
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
@@ -150,7 +170,7 @@ _STORAGE_DTYPES = {
 
 # Arguments are handed through, never copied: a few bytes can ask for the copy of a large one again and again.
 _REBUILD: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda *items: Opaque("collections.OrderedDict", [items]) if items else {},
+    "collections.OrderedDict": _ordered,
     "collections.Counter": lambda counts=None: counts or {},
     "builtins.set": lambda items=(): items or [],
     "builtins.complex": lambda real=0.0, imag=0.0: (real, imag),
@@ -179,5 +199,6 @@ _MEMORY = re.compile(r"torch\.(\w*Tensor|\w*Storage|storage\.\w*Storage)")
 _HARMLESS = re.compile(
     r"torch\.(\w*Storage|\w*Tensor|bool|(bfloat|bits|complex|float|q?u?int)\d\w*|per_\w+_affine\w*)"
     r"|torch\.storage\.UntypedStorage|torch\.serialization\._get_layout|torch\.nn\.parameter\.Parameter"
-    r"|torch\._utils\._rebuild_\w+"
+    r"|torch\._utils\._rebuild_(parameter(_with_state)?|qtensor|tensor(_v2|_v3)?|sparse_tensor|nested_tensor"
+    r"|meta_tensor_no_storage|wrapper_subclass|device_tensor_from_(numpy|cpu_tensor))"
 )

@@ -12,9 +12,10 @@ from math import prod
 from typing import Any, BinaryIO
 
 from .archive import Place
+from .records import UnsupportedCheckpointError
 from .stubs import StorageStub, TensorStub, item_bytes
 
-_LONGEST = 1 << 25  # bytes of a header: a hundred thousand tensors and more
+_LONGEST = 1 << 24  # bytes of a header: a hundred thousand tensors and more
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -42,7 +43,7 @@ def read_safetensors(file: BinaryIO) -> tuple[dict[str, TensorStub], Mapping[str
     """Return the tensors of an open file by name, where their bytes lie, and its metadata.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: what is wrong with it. UnsupportedCheckpointError: what is not known here.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -50,8 +51,11 @@ def read_safetensors(file: BinaryIO) -> tuple[dict[str, TensorStub], Mapping[str
     start = 8 + length
     if length > _LONGEST or start > size:
         raise ValueError(f"it says to have a header of {length:,} bytes")
+    text = file.read(length)
+    if text.count(b"[") + text.count(b"{") > length // 8 + 9:  # each takes seven times its own length to read
+        raise ValueError("more brackets than a header of tensors has")
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("a header in which too much is nested") from None
     if not isinstance(header, dict):
@@ -86,7 +90,7 @@ def _tensor(name: str, entry: Any) -> TensorStub:
         if type(dtype) is str and isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2:
             kind = _DTYPES.get(dtype)
             if kind is None:
-                raise ValueError(f"tensor {name!r} of the dtype {dtype!r}, which is not known here")
+                raise UnsupportedCheckpointError(f"tensor {name!r} of the dtype {dtype!r}, which is not known here")
             whole = all(type(number) is int and 0 <= number < 2**63 for number in (*shape, *offsets))
             if whole and len(shape) <= 64 and prod(shape) * item_bytes(kind) == offsets[1] - offsets[0]:
                 stride = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))

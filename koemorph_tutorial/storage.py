@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import reprlib
 import sys
 from collections import Counter
@@ -39,6 +40,7 @@ from .records import (
     kind_of,
     numbered_name,
 )
+from .text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -108,14 +110,22 @@ def load_checkpoint(path: PathLike, *, map_location: str | torch.device = "cpu",
             with torch.serialization.safe_globals(allowed):
                 checkpoint: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
-            what = ", ".join(header.foreign) or str(error).partition("\n")[0]
+            if not header.foreign:  # a tensor of a kind that torch itself does not rebuild safely
+                raise UnsupportedCheckpointError(f"{path}: torch refuses it: {_cause(error)}") from None
             raise UnsupportedCheckpointError(
-                f"{path}: expected numbers, text and tensors, found {what}; refused, because to open it would be to "
-                "run code that the file names"
+                f"{path}: expected numbers, text and tensors, found {', '.join(header.foreign)}; refused, because to "
+                "open it would be to run code that the file names"
             ) from None
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, AssertionError) as error:
-            raise UnsupportedCheckpointError(f"{path}: torch cannot load it: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a file can make torch fail in any way
+            raise UnsupportedCheckpointError(f"{path}: torch cannot load it: {_cause(error)}") from error
     return checkpoint
+
+
+def _cause(error: Exception) -> str:
+    """Return the line of a long message of torch's that says what is the matter."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return printable(next((line for line in lines if "WeightsUnpickler error" in line), first), 300)
 
 
 def list_checkpoints(directory: PathLike) -> Listing:

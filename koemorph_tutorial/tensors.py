@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .archive import open_file, read_place, reading
+from .archive import open_file, read_place, reading, seek_place
 from .header import Header
 from .records import TRY_OLDER, DamagedCheckpointError, UnsupportedCheckpointError
 from .stubs import TensorStub, item_bytes
 from .text import printable
+from .zip_records import cut_short
 
 Array = npt.NDArray[Any]
 
@@ -80,22 +82,42 @@ class TensorReader:
         strides = [step * numbers.itemsize if length > 1 else 0 for length, step in steps]
         return np.lib.stride_tricks.as_strided(numbers, stub.shape, strides, writeable=False)
 
-    def flat(self, stub: TensorStub, *, whole: bool = False, dense: bool = True) -> Array:
-        """Return the numbers of a tensor in one axis, in any order; `whole`: all of its storage.
+    def flat(self, stub: TensorStub, *, dense: bool = True) -> Array:
+        """Return the numbers of a tensor in one axis, in any order.
 
         Raises as `read`. Never more numbers than its storage has: of a tensor that says to have more, as an expanded
         one does, all between its first and its last. `dense=False` asks for those anyway.
         """
-        dtype, place = self._dtype(stub), self._places.get(stub.storage.key)
-        why = stub.misplaced(None if place is None else place.size)
-        if why:
-            raise DamagedCheckpointError(f"{self._path}: expected the bytes of a tensor, {why}; {TRY_OLDER}")
+        dtype = self._dtype(stub)
+        self._check(stub)
         data, length = self.storage(stub.storage.key), stub.end - stub.offset if stub.numbers else 0
-        if whole:
-            return np.frombuffer(data, dtype, len(data) // dtype.itemsize)
         if dense and stub.numbers < length:
             return self.read(stub).reshape(-1)
         return np.frombuffer(data, dtype, length, stub.offset * dtype.itemsize if length else 0)
+
+    def blocks(self, stub: TensorStub) -> Iterator[Array]:
+        """Yield all numbers of the storage of a tensor, some at a time, unchecked.
+
+        Raises as `read`.
+        """
+        dtype = self._dtype(stub)
+        self._check(stub)
+        place = self._places[stub.storage.key]
+        with reading(self._path):
+            seek_place(self._file, self._path, place)
+            left = place.size // dtype.itemsize
+            while left:
+                block = np.empty(min(left, _BLOCK), dtype)
+                if self._file.readinto(block.data.cast("B")) != block.nbytes:  # type: ignore[attr-defined]  # not in BinaryIO
+                    raise cut_short(self._path)
+                yield block
+                left -= block.size
+
+    def _check(self, stub: TensorStub) -> None:
+        place = self._places.get(stub.storage.key)
+        why = stub.misplaced(None if place is None else place.size)
+        if why:
+            raise DamagedCheckpointError(f"{self._path}: expected the bytes of a tensor, {why}; {TRY_OLDER}")
 
     def _dtype(self, stub: TensorStub) -> np.dtype[Any]:
         size = item_bytes(stub.dtype)
@@ -139,11 +161,14 @@ def as_numbers(array: Array, dtype: str) -> Array:
     return array
 
 
-def count_not_finite(numbers: Array, dtype: str) -> tuple[int, int, int]:
-    """Return how many of the numbers of `flat` are NaN, and how many infinite; the third is 0 if all others are 0."""
+def count_not_finite(blocks: Iterable[Array], dtype: str) -> tuple[int, int, int]:
+    """Return how many numbers of a tensor are NaN, and how many infinite; the third is 0 if all others are 0.
+
+    `blocks` are its numbers as `TensorReader` gives them.
+    """
     nan = infinite = rest = 0
-    for start in range(0, numbers.size, _BLOCK):
-        values = as_numbers(numbers[start : start + _BLOCK], dtype)
+    for block in blocks:
+        values = as_numbers(block, dtype)
         finite = np.isfinite(values)
         if finite.all():  # as nearly all are
             rest += int(values.any())

@@ -79,20 +79,29 @@ def wrapped(label: str, phrases: Sequence[str], columns: int) -> Iterator[str]:
 
 
 def _pieces(word: str, room: int) -> Iterator[str]:
-    while width(word) > room:
-        head = cut(word, room, mark="")
-        yield head
-        word = word[len(head) :]
-    yield word
+    while True:
+        count = max(_fitting(word, room), 1)
+        yield word[:count]
+        word = word[count:]
+        if not word:
+            return
 
 
 def cut(text: str, columns: int, mark: str = "…") -> str:
     """Return `text` if it fits into so many columns, else its beginning and the mark."""
-    if width(text) <= columns:
+    if _fitting(text, columns) == len(text):
         return text
-    while text and width(text + mark) > columns:
-        text = text[:-1]
-    return text + mark
+    return text[: _fitting(text, columns - width(mark))] + mark
+
+
+def _fitting(text: str, columns: int) -> int:
+    """Return how many characters of `text` fit into so many columns; at least one of a text without end."""
+    used = 0
+    for count, character in enumerate(text[: 4 * columns + 16]):  # a column may hold several that take none
+        used += width(character)
+        if used > columns:
+            return count
+    return len(text) if len(text) <= 4 * columns + 16 else max(4 * columns, 1)
 
 
 def pad(text: str, columns: int, *, left: bool = True) -> str:

@@ -56,7 +56,6 @@ _STRINGS = {  # opcode: what it holds, how its length is written
     0x8E: (_BYTES, _EIGHT),
     0x96: (_BYTES, _EIGHT),
     0x8A: (_LONG, _ONE),
-    0x8B: (_LONG, _FOUR),
 }
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _ATOMS = (str, int, float, bool, type(None), bytes)
@@ -65,12 +64,13 @@ _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocol 2 wri
 
 
 def unpickle(
-    data: bytes, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any], at: int = 0
+    data: bytes, call: Callable[[str, Any, bool], Any], persistent: Callable[[Any], Any], at: int = 0
 ) -> tuple[Any, frozenset[str], int]:
     """Return the object that `data` describes from byte `at` on, the names of all functions and classes in it, its end.
 
-    `call` is asked what to put in place of a call: it gets the name and the arguments, as the file has them; where it
-    returns `Attributes`, these are filled with those of the object. `persistent` is handed each persistent id: of
+    `call` is asked what to put in place of a call: it gets the name, the arguments as the file has them, and whether
+    the class is only to be made, without its ``__init__``; where it returns `Attributes`, these are filled with those
+    of the object, and what has a ``build`` method is handed its state. `persistent` is handed each persistent id: of
     torch, the description of a storage.
 
     Raises:
@@ -114,7 +114,8 @@ def unpickle(
         elif opcode == 0x52 or opcode == 0x81:  # REDUCE, NEWOBJ
             arguments = stack.pop()
             callee = stack[-1]
-            stack[-1] = call(callee.name, arguments) if type(callee) is Name else Opaque("", [callee, arguments])
+            named = type(callee) is Name
+            stack[-1] = call(callee.name, arguments, opcode == 0x81) if named else Opaque("", [callee, arguments])
         elif opcode in _STRINGS:
             kind, length = _STRINGS[opcode]
             begin = at + length.size
@@ -152,18 +153,19 @@ def unpickle(
         elif opcode == 0x65 or opcode == 0x90:  # APPENDS, ADDITEMS
             items, stack = stack, outer.pop()
             _extend(stack[-1], items)
-        elif opcode == 0x91:  # FROZENSET
-            items, stack = stack, outer.pop()
-            stack.append(items)
         elif opcode == 0x62:  # BUILD: the attributes of an object; those of a dict are not of interest
-            state = stack.pop()
-            if isinstance(stack[-1], Opaque):
-                stack[-1].content.append(state)
-            elif type(stack[-1]) is Attributes and isinstance(state, dict):
+            state, target = stack.pop(), stack[-1]
+            if isinstance(target, Opaque):
+                target.content.append(state)
+            elif type(target) is Attributes and isinstance(state, dict):
                 left -= len(state)
                 if left < 0:
                     raise UnpicklingError("it asks for more attributes than it holds")
-                stack[-1].update(state)
+                target.update(state)
+            elif hasattr(target, "build"):
+                target.build(state)
+            elif type(target) is not dict:
+                raise UnpicklingError(f"it changes a {type(target).__name__} after it was made")
         elif opcode == 0x63:  # GLOBAL
             middle = data.index(b"\n", at)
             end = data.index(b"\n", middle + 1)
@@ -179,10 +181,6 @@ def unpickle(
             memo[len(memo)] = stack[-1]
         elif opcode == 0x80 or opcode == 0x95:  # PROTO, FRAME: the length of a frame is of no use here
             at += 1 if opcode == 0x80 else 8
-        elif opcode == 0x30:  # POP
-            stack.pop()
-        elif opcode == 0x31:  # POP_MARK
-            stack = outer.pop()
         elif opcode == 0x2E:  # STOP
             return stack.pop(), frozenset(names), at
         else:

@@ -136,7 +136,7 @@ def prefix_of(names: Iterable[str], wanted: Collection[str]) -> str:
     for name in names:
         parts = name.split(".")
         for count in range(min(len(parts), 8)):
-            prefix, rest = ".".join(parts[:count]), ".".join(parts[count:])
-            if rest in wanted:
-                hits[prefix + "." if prefix else ""] = hits.get(prefix + "." if prefix else "", 0) + 1
+            prefix = "".join(f"{part}." for part in parts[:count])
+            if name[len(prefix) :] in wanted:
+                hits[prefix] = hits.get(prefix, 0) + 1
     return max(hits, key=lambda prefix: (hits[prefix], -len(prefix)))

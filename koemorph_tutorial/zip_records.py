@@ -24,7 +24,7 @@ _LOCATOR_64 = struct.Struct("<4sLQL")  # 4.3.15
 _CHUNK = 1 << 18  # what a core's cache holds: larger ones are slower
 _KNOWN_FLAGS = 0x0808  # sizes after the bytes, names in UTF-8: all that torch.save sets
 _DIRECTORY = 0x10  # an attribute: torch takes a record that has it for an empty one
-_MOST_SOURCE = 1 << 28  # bytes: no model has a quarter of a gigabyte of source code
+_MOST_SOURCE = 1 << 26  # bytes, in all: no model has 64 MB of source code
 
 
 def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
@@ -43,10 +43,16 @@ def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
         raise cut_short(path)
     if not any(info.filename.endswith("/data.pkl") for info in records):
         raise no_checkpoint(path, 0)
-    if len({info.filename for info in records}) < len(records):
+    if len({info.filename.lower() for info in records}) < len(records):  # torch looks for names in any case
         raise DamagedCheckpointError(f"{path}: expected each record once, found one twice; {TRY_OLDER}")
     for info in records:
         _check_record(info, path)
+    source = sum(info.file_size for info in records if info.compress_type != zipfile.ZIP_STORED)
+    if source > _MOST_SOURCE:
+        raise DamagedCheckpointError(
+            f"{path}: expected the source code of a model, found {source:,} bytes of it (a zip bomb?); do not unpack "
+            "this file"
+        )
     if sum(info.compress_size for info in records) > size:  # longer than the file, or one over the other
         raise cut_short(path)
     _check_end(file, path, records, start, size)
@@ -57,14 +63,12 @@ def _check_record(info: zipfile.ZipInfo, path: Path) -> None:
     """Refuse what torch does not write: it is damage, a zip bomb, or a way out of the folder it is unpacked to."""
     code = info.filename.partition("/")[2].startswith("code/")
     stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
-    packed = code and info.compress_type == zipfile.ZIP_DEFLATED and info.file_size <= _MOST_SOURCE
+    packed = code and info.compress_type == zipfile.ZIP_DEFLATED
     odd = info.flag_bits & ~_KNOWN_FLAGS or info.external_attr & _DIRECTORY or info.volume or info.comment
     if not (stored or packed) or odd:
-        what = "a compressed, encrypted or foreign record"
-        if code and info.file_size > _MOST_SOURCE:
-            what = f"one that says to unpack to {info.file_size:,} bytes (a zip bomb?)"
         raise DamagedCheckpointError(
-            f"{path}: record {info.filename!r}: expected stored bytes, found {what}; {TRY_OLDER}"
+            f"{path}: record {info.filename!r}: expected stored bytes, found a compressed, encrypted or foreign "
+            f"record; {TRY_OLDER}"
         )
     if info.filename.startswith("/") or ".." in info.filename.split("/"):
         raise DamagedCheckpointError(

@@ -17,15 +17,15 @@
 # **Promise:** after this lesson you get a network out of a checkpoint, yours or a stranger's, and it is the one that was trained.
 #
 # You will be able to
-# - say which files you may open, and how;
+# - look into a file that somebody sent you;
 # - load a network so that it answers as it was trained to;
 # - notice when weights have not arrived.
 #
-# About 20 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) settled what belongs in a checkpoint, [lesson 03](03_resume.ipynb) brought a whole run back. Here training is over, and only the network is wanted. This is part 5.2 of the recipe, loading for inference (for use, that is), and the evaluation of part 10.
+# About 20 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) introduced the recipe, by which a project saves its training; [lesson 03](03_resume.ipynb) brought a whole run back. Here training is over, and only the network is wanted: part 5.2 of the recipe, loading for inference (for use, that is), and the evaluation of part 10.
 #
 # **日本語:** 学習が終わったあと、チェックポイントからネットワークだけを取り出して使うには、何が必要でしょうか。このレッスンでは、他人が作ったファイルを開くと何が起きるかを予想し、レシピの読み込み処理を実際に動かして確かめます。最後に、エポックごとのチェックポイントを順に開き、顔が話し方を覚えていく様子を眺めます。
 #
-# Back to lesson 03 first. A run was stopped and, on the same machine, resumed. It ends with a loss that is a little **lower** than that of its twin, the run that never stopped. **Was the resume right?**
+# Back to lesson 03 first. A run was stopped and resumed, on the CPU of one machine. It ends with a loss that is a little **lower** than that of its twin, the run that never stopped. **Was the resume right?**
 #
 # - a) Yes. The loss is even lower, so nothing can have been lost.
 # - b) No. Something was forgotten.
@@ -40,17 +40,17 @@ check("04.1", None)  # "a", "b" or "c" in place of None
 # %% [markdown]
 # ## Predict: a file from somebody
 #
-# Somebody you do not know has trained a talking face and sends you the checkpoint. Besides the weights there is an object in it, of a class of their own; the source code of that class is not on your computer. You only want to see what is in the file. You load it as the recipe does, by `torch.load(path, map_location="cpu", weights_only=False)`, and print the names in the dict. No network is made, and nothing from the file is called. **What happens?**
+# Somebody you do not know sends you the checkpoint of a talking face. Besides the weights it holds an object, of a class whose source code you do not have. You only want to see what is in the file. You load it as the recipe does, by `torch.load(path, map_location="cpu", weights_only=False)`, and print the names in the dict. You make no network and call nothing yourself. **What happens?**
 #
 # - a) The names are printed, and that is all. A file holds data; code runs only when it is called.
 # - b) An error. The class is not on this computer, so its object cannot be made.
-# - c) The names are printed. Before that, something has run that the stranger chose.
+# - c) The names are printed. Before that, something else has run.
 
 # %%
 predict("04.2", None)
 
 # %% [markdown]
-# ## Break: four ways to load a file
+# ## Break: four ways a load goes wrong
 #
 # [`timemachine.train`](../koemorph_tutorial/teaching/timemachine.py) trains what we load: the example of lesson 01, in twelve short epochs. Then the stranger packs a file, and you open it.
 
@@ -92,7 +92,7 @@ ran = os.path.exists("you_were_here.txt")
 reveal("04.2", happened="c" if ran else "a" if isinstance(opened, list) else "b")
 
 # %% [markdown]
-# What did it write? And is the rest of the file in order? `recipe_load` is part 5.2 of the recipe. [`vowels`](../koemorph_tutorial/teaching/vowels.py) has five moments of speech, an a, i, u, e and o, and a lip reader, who takes each face for the vowel whose own face is nearest.
+# What did it write? And is the rest of the file in order? `recipe_load` is the recipe's part 5.2. [`vowels`](../koemorph_tutorial/teaching/vowels.py) has five moments of speech, an a, i, u, e and o, and a lip reader, who takes each face for the vowel whose own face is nearest.
 
 
 # %%
@@ -108,7 +108,7 @@ stranger, _ = recipe_load("face.pth", ModelConfig())
 print("read from the lips:", vowels.read(vowels.say(stranger.eval())))
 
 # %% [markdown]
-# The face speaks as it should, so nobody would notice. This file wrote a line of text; it could as well have sent your own files away. The next three holes need no malice. **Dropout is left on:** the recipe returns a network in training mode, and each answer is another one.
+# The face speaks as it should, so nobody would notice. The first hole: **the file runs code,** which could as well have sent your own files away. The next three need no malice. **Dropout is left on:** the recipe returns a network in training mode, and each answer is another one. The face trembles, though it reads right:
 
 # %%
 model, _ = recipe_load(run / "last_model.pth", ModelConfig())
@@ -116,7 +116,7 @@ print("asked twice, equal:", torch.equal(vowels.say(model), vowels.say(model)))
 show(*vowels.trembling(model))
 
 # %% [markdown]
-# **The names do not fit:** `DataParallel`, which spreads a model over GPUs, puts `module.` in front of every name, `torch.compile` puts `_orig_mod.`. Then no name in the file is one of the model's. That is an error, and a popular answer to it is `strict=False`.
+# **The names do not fit:** `DataParallel`, which spreads a model over GPUs, puts `module.` in front of every name, `torch.compile` puts `_orig_mod.`. Then no name in the file is one of the model's. That is an error; a popular answer is `strict=False`.
 
 # %%
 wrapped = torch.nn.DataParallel(model).state_dict()
@@ -126,12 +126,13 @@ print("wanted:", next(iter(model.state_dict())))
 torch.manual_seed(0)
 empty = SimplifiedKoeMorphModel(ModelConfig())
 before = {name: value.clone() for name, value in empty.state_dict().items()}
-empty.load_state_dict(wrapped, strict=False)  # no error
+result = empty.load_state_dict(wrapped, strict=False)  # no error
 arrived = sum(not torch.equal(value, before[name]) for name, value in empty.state_dict().items())
 print("arrived:", arrived, "of", len(wrapped))
+print("missing:", len(result.missing_keys))
 
 # %% [markdown]
-# **The settings are today's:** the recipe is handed a config, and the file holds its own, by which it was trained. In between somebody has set `n_fft`, the samples in one frame of the spectrogram, from 512 to 2048. No weight has another shape for that, so there is no error.
+# **The settings are today's:** the recipe is handed a config, and the file holds its own. In between somebody has set `n_fft`, the samples in one frame of the spectrogram, from 512 to 2048. This changes no weight's shape, so there is no error.
 
 # %%
 other, _ = recipe_load(run / "last_model.pth", ModelConfig(n_fft=2048))
@@ -140,7 +141,7 @@ print("weights equal:", all(map(torch.equal, model.parameters(), other.parameter
 # %% [markdown]
 # ## Why: numbers are not a network
 #
-# A `.pth` is a zip archive. The numbers lie in it as they are; how they are put together stands in `data.pkl`, a **pickle**: a list of instructions, carried out when the file is opened. These are the stranger's:
+# Since torch 1.6 a `.pth` is a zip archive. The numbers lie in it as they are; how they are put together is written in `data.pkl`, a **pickle**: a list of instructions, carried out when the file is opened. These are the stranger's:
 
 # %%
 import pickletools
@@ -156,18 +157,18 @@ for name, value in steps[first:]:
         break
 
 # %% [markdown]
-# In words: name the function `system` of the module `posix` (Python's `os.system`), take a text, call the one with the other.
+# In words: name `posix.system` (Python's `os.system`), take a text, call the one with the other.
 #
-# And numbers are only half of a network. The other half, what is done with them, comes from whoever loads: the code, the settings, the mode. Below, three networks out of one file, all in the right mode; “reads” is what the lip reader takes a face for.
+# And numbers are only half of a network. The other half, what is done with them, comes from whoever loads: the code, the settings, the mode. Below, three results of loading the same weights, all in eval mode; “reads” is what the lip reader takes a face for.
 
 # %%
 networks = {"as trained": model, "names did\nnot fit": empty, "n_fft=2048": other}
 show(*vowels.ways({name: network.eval() for name, network in networks.items()}))
 
 # %% [markdown]
-# All of it happens. In 2024 JFrog found [about a hundred models](https://jfrog.com/blog/data-scientists-targeted-by-malicious-hugging-face-ml-models-with-silent-backdoor/) on Hugging Face that run code when they are loaded; one gave a stranger a command line on the computer. And `strict=False` gave [this user](https://github.com/pytorch/examples/issues/1029) a model that ran and talked nonsense: its names began with `model.`.
+# All of it happens. In 2024 JFrog found [about a hundred models](https://jfrog.com/blog/data-scientists-targeted-by-malicious-hugging-face-ml-models-with-silent-backdoor/) on Hugging Face that run code when they are loaded. And `strict=False` gave [this user](https://github.com/pytorch/examples/issues/1029) a model that ran and talked nonsense: its names began with `model.`.
 #
-# > **Trap.** When torch refuses a file, its message tells you how to open it all the same: `weights_only=False`. That is meant for files that you made yourself.
+# > **Trap.** When torch refuses a file, its message tells you how to open it all the same: `weights_only=False`. It warns you, too: that is for files that you made yourself.
 #
 # ## Repair: weights, names, settings, mode
 #
@@ -175,6 +176,7 @@ show(*vowels.ways({name: network.eval() for name, network in networks.items()}))
 
 # %%
 import pickle
+import textwrap
 
 
 def load_by_hand(path):
@@ -189,7 +191,7 @@ Path("you_were_here.txt").unlink(missing_ok=True)
 try:
     load_by_hand("face.pth")
 except pickle.UnpicklingError as error:
-    print("refused:", "posix.system" in str(error))
+    print(textwrap.fill(str(error).splitlines()[0], 88))
 print("something has run:", os.path.exists("you_were_here.txt"))
 torch.save(trained | {"model_state_dict": wrapped}, "wrapped.pth")
 mine, _ = load_by_hand("wrapped.pth")
@@ -197,29 +199,34 @@ print("asked twice, equal:", torch.equal(vowels.say(mine), vowels.say(mine)))
 print("as it was trained:", torch.equal(vowels.say(mine), vowels.say(model)))
 
 # %% [markdown]
-# (`map_location="cpu"` was right in the recipe: without it, weights that were saved on a GPU want one here.)
+# (The recipe's `map_location="cpu"` was right: without it, weights saved on a GPU want one here.)
 #
-# [`load_for_inference`](../koemorph_tutorial/inference.py) does this for any network; you make it, by the settings in the file. It checks every byte that it uses, takes off whatever stands before all names, and returns the network in eval mode. It reads `.safetensors` as well, a format that holds numbers only. And it unpickles nothing: it reads the instructions, and carries none of them out. So it gets the weights even from the stranger's file. `load_weights`, the same without the mode, says what else it saw there:
+# [`load_for_inference`](../koemorph_tutorial/inference.py) does this for any network. You make the network, by the settings that `inspect_checkpoint` shows; wrong ones the loader cannot see. It checks every byte that it uses, takes off whatever stands before all names, and returns the network in eval mode; it reads `.safetensors`, a format of numbers only, as well. And it unpickles nothing: from the instructions it works out where the tensors lie, and calls nothing. So it gets the weights even from the stranger's file. `load_weights`, the same without the mode, says what else it saw there:
 
 # %%
-from koemorph_tutorial import load_for_inference, load_weights
+from koemorph_tutorial import inspect_checkpoint, load_for_inference, load_weights
 
-ours, metrics = load_for_inference("wrapped.pth", SimplifiedKoeMorphModel())
+settings = ModelConfig(**inspect_checkpoint("wrapped.pth").config["model"])
+ours, metrics = load_for_inference("wrapped.pth", SimplifiedKoeMorphModel(settings))
 print("as it was trained:", torch.equal(vowels.say(ours), vowels.say(model)))
-print(load_weights("face.pth", ours))
+
+theirs = SimplifiedKoeMorphModel()  # their file holds no settings: the default ones
+print(load_weights("face.pth", theirs))
+print("read from the lips:", vowels.read(vowels.say(theirs.eval())))
 print("something has run:", os.path.exists("you_were_here.txt"))
 
 # %% [markdown]
-# Whether a stranger's numbers are any good is another question: measure them. `koemorph evaluate --checkpoint run/checkpoints/best_model.pth` does it for the example, on a voice that no training has heard, with the settings of the file.
+# Whether a network is any good is another question: measure it. `koemorph evaluate --checkpoint run/checkpoints/best_model.pth` does, on a voice that no training has heard, with the settings of the file. (It refuses the stranger's, which names code.)
 #
-# **The time machine.** Each file of a run is the network as it once was. Move the slider: the file of that epoch is loaded, and the face says five vowels, in a voice that it was not trained on. Go back to epoch 0, press play, and it learns to speak once more.
+# **The time machine.** Each file of a run is the network as it once was. Move the slider: the file of that epoch is loaded, and the face says five vowels, in a voice that it was not trained on. (The loss is that on this voice and another.) The second one stands at epoch 0: press play, and the face learns to speak once more. It may lose a vowel on the way: not every epoch is better than the last.
 
 # %%
 slider = timemachine.TimeMachine(run)
 slider.show()
 
 # %%
-slider.value = 0  # back to the first epoch, by a line of code
+slider = timemachine.TimeMachine(run)
+slider.value = 0  # moved by a line of code
 slider.show()
 
 # %% [markdown]
@@ -227,7 +234,7 @@ slider.show()
 #
 # ### 04.3 ● One line is missing (3 minutes, essential)
 #
-# The network has a dropout and a BatchNorm. `check` fills it with your function, and asks it the same thing twice.
+# The network has a dropout and a BatchNorm (in training it goes by each batch, in use by running averages of them). `check` fills it with your function, and asks it the same thing twice.
 
 
 # %%
@@ -243,7 +250,7 @@ check("04.3", for_use)
 # %% [markdown]
 # ### 04.4 ●● Wrapped twice (5 minutes, essential)
 #
-# This takes `module.` off. Make it take off `_orig_mod.` as well, and both in any order, as often as they come. What is part of the model's own names has to stay, like the middle of `decoder.module.weight`.
+# This takes `module.` off. Make it take off `_orig_mod.` as well, and both in any order, as often as they come. The model's own names have to stay, like the middle of `decoder.module.weight`.
 
 
 # %%
@@ -262,7 +269,7 @@ check("04.4", plain_names)
 
 # %%
 def load_body(model, state):
-    """Fill all of `model` but its `head`. Where that does not fit, raise ValueError and change nothing."""
+    """Fill all but the `head`, or raise ValueError and change nothing."""
     model.load_state_dict(state, strict=False)
 
 

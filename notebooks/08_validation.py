@@ -21,7 +21,7 @@
 # - tell what the disk spoiled from what the training spoiled;
 # - find out what happened to a damaged file, and go on from the last sound one.
 #
-# About 15 minutes to read, 20 to practise. [Lesson 02](02_storage.ipynb) brought a file to the disk whole, [lesson 03](03_resume.ipynb) brought a run back from it. In between it lies there, for months, and is copied and uploaded. This is part 8 of the recipe of [lesson 01](01_state.ipynb), checking a file, and part 11, looking into it.
+# About 15 minutes to read, 20 to practise. [Lesson 02](02_storage.ipynb) brought a file to the disk whole, [lesson 03](03_resume.ipynb) brought a run back from it. In between it lies there for months, is copied and uploaded. This is part 8 of the recipe of [lesson 01](01_state.ipynb), checking a file, and part 11, looking into it.
 #
 # **日本語:** ディスクの上で一ビットだけ変わったチェックポイントを読み込むと、何が起きるでしょうか。このレッスンでは、本物のファイルのコピーで一ビットを反転させ、結果を自分の予想と比べます。最後に、壊れた五つのファイルを調べ、それぞれに何が起きたのかを突き止めます。
 #
@@ -40,11 +40,11 @@ check("08.1", None)  # "a", "b" or "c" in place of None
 # %% [markdown]
 # ## Predict: one bit in five million
 #
-# A network has learned to move a face to the sound of a voice, and its checkpoint was put away. When it is needed again, the disk gives it back with one bit wrong. It belongs to one of the 47,732 weights, each of which is 32 bits: a sign, 8 bits for its size (the exponent), 23 for its digits (the mantissa). Wrong is the highest bit of the exponent. The network is loaded, and hears a sound. **What happens?**
+# A network has learned to move a face to the sound of a voice. Months later its checkpoint comes back from the disk with one of its five million bits wrong, in one of the 47,732 weights. Each weight is 32 bits: a sign, 8 bits for its size (the exponent), 23 for its digits (the mantissa). The wrong bit is the highest of the exponent. The network is loaded, and hears a sound. **What happens?**
 #
 # - a) `torch.load` raises an error: the file holds checksums, and one of them no longer fits.
-# - b) It loads, and the face is much as before: dropout has taught the network to do without any one weight.
-# - c) It loads without a word, and the face is ruined.
+# - b) It loads, and the face is much as before: it is one weight of 47,732, and the network scales what it computes.
+# - c) It loads without a word, and the face is ruined: one number drowns all the others.
 
 # %%
 predict("08.2", None)
@@ -52,7 +52,7 @@ predict("08.2", None)
 # %% [markdown]
 # ## Break: a bit turns over
 #
-# `recipe_validates` is part 8.1 of the recipe in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. The weight is drawn, with the number of this lesson as the seed, and any other was as likely. The bit was chosen; all the others follow below.
+# `recipe_validates` is part 8.1 of the recipe in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. The weight is drawn, with this lesson's number as the seed; the bit was chosen, the others follow below.
 
 # %%
 import shutil
@@ -92,34 +92,34 @@ ruined = not torch.allclose(bits.says("original.pth"), bits.says("flipped.pth"),
 reveal("08.2", happened="a" if not recipe_validates("flipped.pth") else "c" if ruined else "b")
 
 # %% [markdown]
-# Spirals stand for NaN, “not a number”. The weight is now about $10^{37}$, what is computed from it is soon infinite, and infinite divided by infinite is NaN.
+# Spirals stand for NaN, “not a number”. The weight is now about 10³⁷. The network squares what comes of it: infinite. And from infinities comes NaN.
 #
 # ## Why: a checksum that nobody reads
 #
-# A `.pth` is a zip archive, and each tensor a record in it. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Whichever bit of the record flips, the CRC32 of what is there now is another. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). It relies on disks and networks, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits, one at a time, in a file on the disk, and load it each time.
+# A `.pth` is a zip archive of records: one for each of its 73 tensors, and six with the rest. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Whichever bit of the record flips, the CRC32 of what is there now is another. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). It relies on disks and networks, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits on the disk, one at a time, and load the file each time.
 
 # %%
 show(*bits.survey(bits.flip_many("original.pth", each=8, seed=8)))
 
 # %% [markdown]
-# Bit 30 cries out. **Nearly all the others whisper:** the network is a little wrong, and no face looks ill. That is the worse case, for somebody will build on it. And two thirds of the file are AdamW's memory: a flip in there shows in no face at all, only in the training that goes on from it.
+# Bit 30 cries out: NaN, or another face. **All the others whisper,** and nobody looks for damage. Yet this is no longer the network that was trained: its results cannot be reproduced, its hash is not the published one, and more bits may have turned over. Three fifths of the file are the memory of AdamW, the optimizer: a flip in there shows in no face, only in the training that goes on.
 #
-# It happens to experts. In 2022 Meta handed out OPT-175B, a language model in 992 files. For some it talked gibberish, until they [found 18 wrong numbers](https://github.com/facebookresearch/metaseq/issues/122) in one of the files. It had loaded without an error.
+# It happens to experts. In 2022 Meta handed out OPT-175B, a language model in 992 files. Some users got gibberish, until they compared with good files and [found 18 wrong numbers](https://github.com/facebookresearch/metaseq/issues/122). The file had loaded without an error.
 #
 # > **Trap.** “It loads” is no check. Nor is “it loads, and the loss looks right”.
 #
-# Turn the bits over yourself, those of the weight from above. Each time a fresh copy is flipped and loaded.
+# Turn over the bits of that first weight yourself: each time a fresh copy is flipped and loaded.
 
 # %%
-which = bits.WhichBit("original.pth", weight, bit=30)
-which.show()
+bits.WhichBit("original.pth", weight, bit=30).show()
 
 # %%
+which = bits.WhichBit("original.pth", weight)
 which.value = 29  # the slider, moved by a line of code
 which.show()
 
 # %% [markdown]
-# This one brings the weight to almost 0, which is what dropout prepares a network for.
+# This one brings the weight to almost 0. It was one term of a sum of 192: what is left is nearly the same.
 #
 # ## Repair: ask the checksums
 #
@@ -133,23 +133,23 @@ for path in ("original.pth", "flipped.pth"):
         print(f"{path:13} first damaged record:", archive.testzip())
 
 # %% [markdown]
-# Is that all? A run that has diverged writes NaN, with checksums that fit. A file may lack a part. And some good files hold no checksums (they can be turned off, and older formats have none): `testzip` calls them damaged. So [`validate_checkpoint`](../koemorph_tutorial/validation.py) has four verdicts, because there are four things to do:
+# Is that all? What was wrong before it was saved gets a checksum that fits: the NaN of a run that has diverged (its numbers grew beyond all bounds), for one. A file may lack a part. And some good files hold no checksums (turned off, or of an older format): `testzip` calls them damaged. So [`validate_checkpoint`](../koemorph_tutorial/validation.py) has four verdicts, for four things to do:
 #
 # | verdict | why | what to do |
 # | --- | --- | --- |
-# | sound | bytes as they were written, parts complete, weights finite | go on |
-# | damaged | bytes that changed | take an older file, look at the disk |
-# | incomplete | a part is missing, or a weight is NaN | look at the training |
-# | cannot tell | no checksums to compare | decide yourself, save it again |
+# | sound | records as they were written, parts complete, numbers finite | go on |
+# | damaged | a record that changed | take an older file, look at the disk |
+# | incomplete | a part is missing, or a number is NaN or infinite | look at the training, and at what saves |
+# | cannot tell | no checksums to compare | decide yourself; once you trust it, save it again |
 #
-# (Digits that differ from machine to machine are shown as … below; a plain `print` has them.)
+# (Below, … stands for checksums and sizes, which differ between machines.)
 
 # %%
 from koemorph_tutorial import CheckpointError, load_checkpoint, validate_checkpoint
 
 torch.save({**torch.load("original.pth"), "model_state_dict": {}}, "hollow.pth")
 for path in ("original.pth", "flipped.pth", "hollow.pth"):
-    print(bits.without_digits(validate_checkpoint(path)))
+    print(bits.in_lines(validate_checkpoint(path)))
 
 try:
     load_checkpoint("flipped.pth")
@@ -177,16 +177,16 @@ before, after = (load_checkpoint(path)["model_state_dict"] for path in paths)
 print("bitwise equal to before the damage:", all(torch.equal(before[name], after[name]) for name in before))
 
 # %% [markdown]
-# **The proof** is the last line. The run fell back by one epoch, trained it again, and has the same model to the last bit. So a damaged file costs one epoch, as long as an older one is there.
+# **The proof** is the last line: the run fell back by one epoch, trained it again, and has the same model. With `save_freq=1` that is what a damaged file costs, if an older one is there.
 #
 # **What differs between two?** [`diff_checkpoints`](../koemorph_tutorial/difference/compare.py) compares bit by bit and puts first what matters.
 
 # %%
 from koemorph_tutorial import diff_checkpoints
 
-print(bits.without_digits(diff_checkpoints("original.pth", "flipped.pth")))
+print(bits.in_lines(diff_checkpoints("original.pth", "flipped.pth")))
 print()
-print(bits.without_digits(diff_checkpoints("run/checkpoints/checkpoint_epoch_001.pth", "original.pth")))
+print(bits.in_lines(diff_checkpoints("run/checkpoints/checkpoint_epoch_001.pth", "original.pth")))
 
 # %% [markdown]
 # For a shell: `koemorph diff A B`. And `koemorph inspect FILE` says what is in a file and where it comes from (part 8.2 of the recipe: host, commit, versions) without loading it.
@@ -202,7 +202,7 @@ import zipfile
 
 
 def is_whole(path):
-    """Say of a checkpoint whether all its bytes are as they were written: True or False."""
+    """Say of a checkpoint whether all its records are as they were written: True or False."""
     with zipfile.ZipFile(path) as archive:
         return None  # your line
 
@@ -212,7 +212,7 @@ check("08.3", is_whole)
 # %% [markdown]
 # ### 08.4 ●● The autopsy (10 minutes, essential)
 #
-# Five files lie in `autopsy/`, once all copies of `original.pth`. Something else has happened to each. Examine them with what you have: `zipfile`, `validate_checkpoint`, `diff_checkpoints`, `torch.load`, `inspect_checkpoint`.
+# Five files lie in `autopsy/`, once all copies of `original.pth`. Something else has happened to each, and no tool alone tells all five apart. You have `zipfile`, `validate_checkpoint`, `diff_checkpoints` and `torch.load`.
 
 # %%
 from koemorph_tutorial.teaching import autopsy
@@ -222,8 +222,8 @@ print("A.pth:", validate_checkpoint("autopsy/A.pth").verdict)  # go on from here
 
 # %%
 # One for each of the five, and one is left over:
-#   "a flipped bit", "cut short", "a lost block" (4,096 bytes, now zeros),
-#   "a diverged run", "no checksums" (saved without), "a part is missing"
+#   "a bit flipped on the disk", "a bit flipped in memory" (before it was saved), "cut short",
+#   "a lost block" (4,096 bytes, now zeros), "a diverged run", "no checksums" (saved without)
 causes = {
     "A.pth": None,
     "B.pth": None,
@@ -238,7 +238,7 @@ check("08.4", causes)
 # %% [markdown]
 # ### 08.5 ●●● Four verdicts (10 minutes, optional)
 #
-# Make this check hold: for files that are cut short, for good files without checksums, and for weights that are missing, NaN or infinite.
+# Make this check hold: for files that are cut short, for good files that were saved with checksums turned off, and for weights that are missing, NaN or infinite.
 
 # %%
 import zipfile
@@ -255,7 +255,7 @@ check("08.5", verdict)
 # %% [markdown]
 # **Recap**
 #
-# - **A wrong bit is silent.** `torch.load` notices a file that is cut short, not one whose bytes have changed.
+# - **A wrong bit in a weight is silent.** `torch.load` notices a file that is cut short, not one whose numbers have changed.
 # - **The checksums are there.** Ask them first, and only then look at the numbers.
 # - **Four verdicts, not two.** Disk and training are repaired in different places, and some files cannot be judged.
 #

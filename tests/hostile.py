@@ -12,7 +12,6 @@ import io
 import json
 import os
 import pickle
-import random
 import shlex
 import socket
 import struct
@@ -20,8 +19,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,25 @@ from torch import nn
 
 from koemorph_tutorial.records import Best, Position
 from koemorph_tutorial.state import build
+
+from .forging import (
+    Record,
+    archive,
+    archive_file,
+    called,
+    entry,
+    mapping,
+    number,
+    numbers,
+    program,
+    records_of,
+    safetensors_file,
+    state,
+    storage,
+    tensor,
+    text,
+    zipped,
+)
 
 SECRET = "KOEMORPH_TEST_SECRET"
 TEN_GB = 10**10
@@ -100,120 +117,6 @@ def torch_file(path: Path, content: Any, **options: Any) -> Path:
     """Write a file as torch.save does."""
     torch.save(content, path, **options)
     return path
-
-
-# ------------------------------------------------------------------------------------------------ a zip, byte by byte
-
-
-@dataclass(frozen=True)
-class Record:
-    """A record of a zip: what its directory says of it may be a lie."""
-
-    name: str
-    data: bytes
-    method: int = 0
-    size: int | None = None
-    crc: int | None = None
-
-
-def zipped(records: Sequence[Record], before: bytes = b"") -> bytes:
-    """Return a zip of `records`, after the bytes `before`, which are no part of it."""
-    body, directory = bytearray(before), bytearray()
-    for record in records:
-        name = record.name.encode("utf-8", "surrogatepass")
-        size = len(record.data) if record.size is None else record.size
-        crc = zlib.crc32(record.data) if record.crc is None else record.crc
-        known = (record.method, 0, 0, crc, len(record.data), size, len(name), 0)
-        directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0x800, *known, 0, 0, 0, 0, len(body)) + name
-        body += struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0x800, *known) + name + record.data
-    count = len(records)
-    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(body), 0)
-    return bytes(body + directory + end)
-
-
-def records_of(data: bytes) -> list[Record]:
-    """Return the records of a zip, to be written anew with changes."""
-    with zipfile.ZipFile(io.BytesIO(data)) as file:
-        return [Record(info.filename, file.read(info)) for info in file.infolist()]
-
-
-def twin_of(path: Path) -> Path | None:
-    """Write a zip anew beside it, with one byte changed that does not matter, so that it has to be compared."""
-    if not path.is_file() or path.read_bytes()[:2] != b"PK":
-        return None
-    twin = path.with_name(f"twin of {path.name}")
-    changed = path.read_bytes().replace(b"archive/version3", b"archive/version4")
-    twin.write_bytes(changed.replace(struct.pack("<L", zlib.crc32(b"3\n")), struct.pack("<L", zlib.crc32(b"4\n"))))
-    return twin
-
-
-def archive(pickled: bytes, storages: Mapping[str, bytes] | None = None, folder: str = "archive") -> list[Record]:
-    """Return the records that torch.save would write around a header of one's own."""
-    numbers = {"0": struct.pack("<6f", *range(6)), "1": struct.pack("<2f", 6, 7)} if storages is None else storages
-    return [
-        Record(f"{folder}/data.pkl", pickled),
-        Record(f"{folder}/byteorder", b"little"),
-        *(Record(f"{folder}/data/{key}", data) for key, data in numbers.items()),
-        Record(f"{folder}/version", b"3\n"),
-    ]
-
-
-def archive_file(path: Path, body: bytes, **options: Any) -> Path:
-    """Write a file as torch.save does, around a program for the pickle machine."""
-    path.write_bytes(zipped(archive(program(body), **options)))
-    return path
-
-
-# ------------------------------------------------------------------------------------------ a pickle, opcode by opcode
-
-
-def program(body: bytes) -> bytes:
-    """Return a whole pickle, of protocol 2."""
-    return b"\x80\x02" + body + b"."
-
-
-def text(value: str) -> bytes:
-    raw = value.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def numbers(values: Sequence[int]) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def mapping(items: Mapping[str, bytes]) -> bytes:
-    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
-
-
-def called(name: str, arguments: bytes) -> bytes:
-    """Return the call of `name` (``module function``) with a tuple."""
-    return b"c" + name.replace(" ", "\n").encode() + b"\n" + arguments + b"R"
-
-
-def storage(key: str = "0", elements: int = 6, kind: str = "torch FloatStorage") -> bytes:
-    name = b"c" + kind.replace(" ", "\n").encode() + b"\n"
-    return b"(" + text("storage") + name + text(key) + text("cpu") + number(elements) + b"tQ"
-
-
-def tensor(
-    stored: bytes | None = None, shape: Sequence[int] = (2, 3), stride: Sequence[int] = (3, 1), offset: int = 0
-) -> bytes:
-    place = (storage() if stored is None else stored) + number(offset) + numbers(shape) + numbers(stride)
-    return called(
-        "torch._utils _rebuild_tensor_v2", b"(" + place + b"\x89" + called("collections OrderedDict", b")") + b"t"
-    )
-
-
-def state(weight: bytes | None = None, **more: bytes) -> bytes:
-    """Return the program of a checkpoint whose weight is made by `weight`."""
-    bias = tensor(storage("1", 2), (2,), (1,))
-    states = mapping({"weight": tensor() if weight is None else weight, "bias": bias})
-    return mapping({"epoch": number(3), "model_state_dict": states, "config": b"}", **more})
 
 
 LAUGHS = b")q\x00" + b"h\x00h\x00\x87q\x00" * 60  # 3 ** 60 times (), in 400 bytes
@@ -462,51 +365,38 @@ def sizes_that_lie(folder: Path, proof: Path) -> Path:
 # --------------------------------------------------------------------------------------------- safetensors that deceive
 
 
-def safetensors_file(
-    path: Path, header: bytes | Mapping[str, Any], data: bytes = b"", length: int | None = None
-) -> Path:
-    """Write a safetensors file whose header is anything at all."""
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
-    return path
-
-
-def _entry(shape: Sequence[int], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-
-
 def safetensors_endless_header(folder: Path, proof: Path) -> Path:
     """A header of 2 ** 63 bytes."""
-    return safetensors_file(folder / "endless.safetensors", {"weight": _entry([1], 0, 4)}, bytes(4), length=2**63)
+    return safetensors_file(folder / "endless.safetensors", {"weight": entry([1], 0, 4)}, bytes(4), length=2**63)
 
 
 def safetensors_overlap(folder: Path, proof: Path) -> Path:
     """Two tensors that lie one over the other."""
-    header = {"weight": _entry([2, 3], 0, 24), "bias": _entry([2], 20, 28)}
+    header = {"weight": entry([2, 3], 0, 24), "bias": entry([2], 20, 28)}
     return safetensors_file(folder / "overlap.safetensors", header, bytes(28))
 
 
 def safetensors_claim(folder: Path, proof: Path) -> Path:
     """A tensor of 10 GB in a file of 100 bytes."""
-    return safetensors_file(folder / "claim.safetensors", {"weight": _entry([TEN_GB // 4], 0, TEN_GB)}, bytes(4))
+    return safetensors_file(folder / "claim.safetensors", {"weight": entry([TEN_GB // 4], 0, TEN_GB)}, bytes(4))
 
 
 def safetensors_overflow(folder: Path, proof: Path) -> Path:
     """A shape whose product is 2 ** 64 + 4 bytes, so four in 64 bits."""
-    header = {"weight": _entry([2**31, 2**31, 4], 0, 0), "bias": _entry([1], 0, 4)}
+    header = {"weight": entry([2**31, 2**31, 4], 0, 0), "bias": entry([1], 0, 4)}
     return safetensors_file(folder / "overflow.safetensors", header, bytes(4))
 
 
 def safetensors_twice(folder: Path, proof: Path) -> Path:
     """One name twice: the readers of the world disagree on which counts."""
-    once, twice = (json.dumps({"weight": _entry([1], at, at + 4)}).encode() for at in (0, 4))
+    once, twice = (json.dumps({"weight": entry([1], at, at + 4)}).encode() for at in (0, 4))
     header = once[:-1] + b"," + twice[1:]
     return safetensors_file(folder / "twice.safetensors", header, bytes(8))
 
 
 def safetensors_hole(folder: Path, proof: Path) -> Path:
     """Bytes that belong to no tensor, where a second file can hide."""
-    return safetensors_file(folder / "hole.safetensors", {"weight": _entry([1], 8, 12)}, b"MZ hides" + bytes(4))
+    return safetensors_file(folder / "hole.safetensors", {"weight": entry([1], 8, 12)}, b"MZ hides" + bytes(4))
 
 
 def safetensors_deep(folder: Path, proof: Path) -> Path:
@@ -524,7 +414,7 @@ def safetensors_long_number(folder: Path, proof: Path) -> Path:
 def safetensors_odd_types(folder: Path, proof: Path) -> Path:
     """Values of other types than the format has: true as a size, 1e3 as an offset, a dict as a name of a type."""
     header = {
-        "a": _entry([True], 0, 4),
+        "a": entry([True], 0, 4),
         "b": {"dtype": "F32", "shape": [1], "data_offsets": [4.0, 1e3]},
         "c": {"dtype": {}, "shape": None, "data_offsets": {}},
         "d": None,
@@ -535,13 +425,13 @@ def safetensors_odd_types(folder: Path, proof: Path) -> Path:
 
 def safetensors_below_zero(folder: Path, proof: Path) -> Path:
     """Offsets and sizes below zero."""
-    header = {"weight": _entry([-1, -1], -4, 0), "bias": _entry([1], 0, 4)}
+    header = {"weight": entry([-1, -1], -4, 0), "bias": entry([1], 0, 4)}
     return safetensors_file(folder / "below.safetensors", header, bytes(4))
 
 
 def safetensors_escapes(folder: Path, proof: Path) -> Path:
     """Names that command the terminal, and half a character, which no terminal can show."""
-    header = {f"{RED}\nweight\u202e\ud800": _entry([1], 0, 4), "__metadata__": {RED: RED + "\n\ud800"}}
+    header = {f"{RED}\nweight\u202e\ud800": entry([1], 0, 4), "__metadata__": {RED: RED + "\n\ud800"}}
     return safetensors_file(folder / "escapes.safetensors", header, bytes(4))
 
 
@@ -659,6 +549,15 @@ def laughing_states(folder: Path, proof: Path) -> Path:
     """The same with dicts, and a tensor at the bottom."""
     laughs = tensor() + b"q\x00" + (b"}(" + text("a") + b"h\x00" + text("b") + b"h\x00" + b"u\x86q\x00") * 60
     return archive_file(folder / "laughing.pth", state(ema=laughs, optimizer_state_dict=mapping({"state": laughs})))
+
+
+def long_names(folder: Path, proof: Path) -> Path:
+    """Names of half a megabyte, for tensors that share their bytes, and for a key of the config."""
+    long = "a." * 250_000
+    body = {"model_state_dict": mapping({f"{long}weight": tensor(), f"{long}bias": tensor()}), long: tensor()}
+    return archive_file(
+        folder / "names.pth", mapping({"epoch": number(3), **body, "config": mapping({long: text(long)})})
+    )
 
 
 def circle(folder: Path, proof: Path) -> Path:
@@ -877,6 +776,19 @@ def another_codec(folder: Path, proof: Path) -> Path:
     return archive_file(folder / "utf16.pth", state(extra=made))
 
 
+def unknown_codec(folder: Path, proof: Path) -> Path:
+    """Bytes stored as text that is to be encoded by a codec that nobody has."""
+    made = called("_codecs encode", text("ab") + text("latn1") + b"\x86")
+    return archive_file(folder / "latn1.pth", state(extra=made))
+
+
+def version_of_many_digits(folder: Path, proof: Path) -> Path:
+    """A record version that is no number of 64 bits, though its checksum is right."""
+    path = folder / "version.pth"
+    path.write_bytes(zipped([*archive(program(state()))[:-1], Record("archive/version", b"9" * 30)]))
+    return path
+
+
 RUNS: tuple[Maker, ...] = (  # code, as soon as an ordinary unpickler opens them
     *(os_system, evaluated_text, executed_text, functools_partial, getattr_chain, nested_torch_load),
     *(function_of_torch, function_of_numpy, legacy_pickle, legacy_magic, plain_pickle, old_tar, pickle_among_metrics),
@@ -896,82 +808,15 @@ CLAIMS: tuple[Maker, ...] = (  # more than is there
 )
 LEGAL: tuple[Maker, ...] = (  # torch loads them, and so may anybody who takes care
     *(config_interpolation, odd_keys, expanded_weight, sparse_claim, memo_index, deep_nesting, deep_states),
-    *(quadratic_texts, all_the_laughs, laughing_states, circle, long_number),
+    *(quadratic_texts, all_the_laughs, laughing_states, long_names, circle, long_number),
 )
 NO_FILES: tuple[Maker, ...] = (endless_device, full_device, named_pipe, unix_socket, link_to_itself, file_of_proc)
 TWO_FACED: tuple[Maker, ...] = (  # what torch reads is not what another reader finds
     *(legacy_before_zip, zip_after_zip, two_directories, two_cases, two_cases_reversed, two_folders),
     *(script_by_one_record, rebuilt_tensor, one_storage_two_types, one_storage_two_sizes, other_byte_order),
-    *(made_without_init, ordered_by_call, another_codec),
+    *(made_without_init, ordered_by_call, another_codec, unknown_codec, version_of_many_digits),
 )
 
 KINDS: dict[str, Maker] = {
     maker.__name__: maker for maker in (*RUNS, *HIDES, *DECEIVES, *CLAIMS, *LEGAL, *NO_FILES, *TWO_FACED)
 }
-
-
-# ----------------------------------------------------------------------------------------------------- what chance does
-
-
-def flipped(data: bytes, bit: int) -> bytes:
-    """Return `data` with one bit turned over."""
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-def flips(data: bytes, count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield what was done and the result, for single bits anywhere, none twice."""
-    for bit in random.Random(seed).sample(range(len(data) * 8), count):
-        yield f"bit {bit % 8} of byte {bit // 8}", flipped(data, bit)
-
-
-def truncations(data: bytes, count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield beginnings of the file: the first and last few lengths, and others."""
-    lengths = {*range(min(5, len(data))), *range(max(len(data) - 30, 0), len(data))}
-    rng = random.Random(seed)
-    while len(lengths) < min(count, len(data)):
-        lengths.add(rng.randrange(len(data)))
-    for length in sorted(lengths, key=lambda length: rng.random())[:count]:
-        yield f"cut to {length} bytes", data[:length]
-
-
-def overwrites(data: bytes, count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield the file with a stretch of zeros, of random bytes, or of another part of itself in it."""
-    rng = random.Random(seed)
-    for number in range(count):
-        length = min(int(2 ** rng.uniform(0, 16)), len(data))
-        at, other = rng.randrange(len(data) - length + 1), rng.randrange(len(data) - length + 1)
-        what, new = (
-            ("zeros", bytes(length)),
-            ("random bytes", rng.randbytes(length)),
-            ("another part of the file", data[other : other + length]),
-        )[number % 3]
-        yield f"{length} bytes of {what} at {at}", data[:at] + new + data[at + length :]
-
-
-STARTS: dict[str, bytes] = {  # how the files begin that a checkpoint can be taken for
-    "nothing": b"",
-    "a zip": b"PK\x03\x04",
-    "an empty zip": b"PK\x05\x06",
-    "a pickle": b"\x80\x02",
-    "a pickle of today": b"\x80\x05\x95",
-    "the old format": b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
-    "safetensors": struct.pack("<Q", 64) + b'{"weight":{"dtype":"F32","shape":[',
-    "gzip": b"\x1f\x8b\x08\x00",
-    "zstd": b"\x28\xb5\x2f\xfd",
-    "HDF5": b"\x89HDF\r\n\x1a\n",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "a shell script": b"#!/bin/sh\n",
-}
-
-
-def random_files(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield files of random bytes, of up to 64 kB, most of which begin as a real format does."""
-    rng = random.Random(seed)
-    starts = list(STARTS.items())
-    for number in range(count):
-        what, start = starts[number % len(starts)]
-        length = int(2 ** rng.uniform(0, 16))
-        end = zipped([]) if number % 5 == 0 else b""  # and some end as a zip does
-        yield f"{length} random bytes after the start of {what}", start + rng.randbytes(length) + end

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from typing import Any
 from tests.hostile import SECRET, model, objects
 
 MOST = 300 << 20  # bytes of memory above the start
+LONGEST = 20.0  # seconds of a clock: then it is a hang
 ROOM = 1 << 30  # addresses above the start: a request for more fails at once
 _STARTS = (
     "os.system",
@@ -182,6 +184,7 @@ def besiege(paths: Iterable[Path], sound: Path) -> Iterator[Try]:
     environment.asked = seen
     os.environ._data = environment  # type: ignore[attr-defined]
     sys.addaudithook(watch)
+    signal.signal(signal.SIGALRM, _end)
     start = _peak()
     addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (addresses + ROOM, addresses + ROOM))
@@ -200,6 +203,7 @@ def besiege(paths: Iterable[Path], sound: Path) -> Iterator[Try]:
             sys.stderr.flush()
             began = time.process_time()
             watching = True
+            signal.setitimer(signal.ITIMER_REAL, LONGEST)
             try:
                 said: Any = door()
                 outcome = "returned"
@@ -207,6 +211,7 @@ def besiege(paths: Iterable[Path], sound: Path) -> Iterator[Try]:
                 said, outcome = str(error), "refused"
             except BaseException as error:
                 said, outcome = f"{type(error).__name__}: {error}"[:500], "broke"
+            signal.setitimer(signal.ITIMER_REAL, 0)
             watching = False
             if isinstance(said, tuple):
                 code, out, err = said
@@ -214,6 +219,14 @@ def besiege(paths: Iterable[Path], sound: Path) -> Iterator[Try]:
                 said = err.removesuffix("\n") if code == 2 else out + err
             yield Try(path.name, name, outcome, said, time.process_time() - began, _peak() - start, tuple(seen))
             seen.clear()
+
+
+class Hangs(BaseException):
+    """It had taken too long."""
+
+
+def _end(number: int, frame: object) -> None:
+    raise Hangs
 
 
 def _peak() -> int:

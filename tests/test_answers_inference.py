@@ -20,6 +20,11 @@ def said_to(number: str, source: str, capsys: pytest.CaptureFixture[str]) -> str
     return capsys.readouterr().out
 
 
+def test_the_solutions_are_not_broken_in_the_box_of_an_answer() -> None:
+    exercises = [asked for asked in LESSON.questions.values() if isinstance(asked, Exercise)]
+    assert [] == [line for exercise in exercises for line in exercise.solution.splitlines() if len(line) >= 88]
+
+
 # ------------------------------------------------------------------------------------------------ 04.3
 
 
@@ -48,13 +53,25 @@ def test_every_right_way_to_make_a_model_ready_passes(body: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (f"{LOAD}; model.eval; return model", "Its layers still work as in training"),
-        (f"{LOAD}; torch.no_grad(); return model", "Its layers still work as in training"),
         (f"{LOAD}; model.eval().train(); return model", "Its layers still work as in training"),
-        (f"{LOAD}\n    for w in model.parameters(): w.requires_grad = False\n    return model", "Now no weight has"),
+        (f"{LOAD}; model[1][:0].eval(); return model", "Its layers still work as in training"),
+        (f"{LOAD}; model.eval; return model", "`model.eval` without brackets"),
+        (f"model.eval; torch.no_grad(); {LOAD}; return model", "`model.eval` without brackets"),
+        (f"{LOAD}; return model.eval", "expected the model, found method"),
+        (f"{LOAD}; torch.no_grad(); return model", "That is about gradients."),
+        (f"{LOAD}; torch.set_grad_enabled(False); return model", "That is about gradients."),
+        (f"{LOAD}\n    with torch.inference_mode(): return model", "That is about gradients."),
+        (
+            f"{LOAD}\n    for w in model.parameters(): w.requires_grad = False\n    return model",
+            "That is about gradients.",
+        ),
+        (f"torch.manual_seed(0); {LOAD}; return model", "Same seed, same mask: dropout still drops."),
         (f"{LOAD}\n    for part in model: part.training = False\n    return model", "Its layers still work as in"),
-        (f"{LOAD}; model[1][1].p = 0.0; return model", "Dropout is off, and BatchNorm goes on counting"),
-        (f"{LOAD}; model[1][1] = nn.Identity(); return model", "Dropout is off, and BatchNorm goes on counting"),
+        (f"{LOAD}; model[1][1].p = 0.0; return model", "Dropout is off, and BatchNorm still works as in training"),
+        (
+            f"{LOAD}; model[1][1] = nn.Identity(); return model",
+            "Dropout is off, and BatchNorm still works as in training",
+        ),
         (f"{LOAD}; model.eval()", "`for_use` returned None: the last line returns the model"),
         ("return model.eval()", "the model that came back does not hold what is in the checkpoint"),
         (f"{LOAD}; return checkpoint", "expected the model, found dict"),
@@ -104,11 +121,11 @@ ONE_BY_ONE = (
     [
         (
             ONE_BY_ONE.format(line="if name.startswith('module.'): name = name.replace('module.', '')"),
-            "`replace` finds `module.` in the middle",
+            "Your answer takes `module.` out of the middle",
         ),
         (
             ONE_BY_ONE.format(line="name = re.sub(r'(module|_orig_mod)\\.', '', name)"),
-            "`replace` finds `module.` in the middle",
+            "Your answer takes `module.` out of the middle",
         ),
         (
             ONE_BY_ONE.format(line="if 'module.' in name or '_orig_mod.' in name: name = name.lstrip('module._orig')"),
@@ -117,6 +134,28 @@ ONE_BY_ONE = (
         (
             ONE_BY_ONE.format(line="name = re.sub(r'^(module|_orig_mod)\\.', '', name)"),
             "It takes one wrapper off",
+        ),
+        (
+            ONE_BY_ONE.format(line="name = re.sub(r'^((module|_orig_mod)\\.){1,2}', '', name)"),
+            "So many wrappers and no more are taken off",
+        ),
+        (
+            ONE_BY_ONE.format(
+                line="name = name.removeprefix('module.').removeprefix('_orig_mod.').removeprefix('module.')"
+            ),
+            "So many wrappers and no more are taken off",
+        ),
+        (
+            ONE_BY_ONE.format(line="name = '.'.join(p for p in name.split('.') if p not in ('module', '_orig_mod'))"),
+            "Your answer takes `module.` out of the middle",
+        ),
+        (
+            ONE_BY_ONE.format(line="name = re.sub(r'^((module|_orig_mod).)+', '', name)"),
+            "`module_list.0.weight` begins with “module” as well.",
+        ),
+        (
+            ONE_BY_ONE.format(line="if name.startswith('module'): name = name[7:]"),
+            "`module_list.0.weight` begins with “module” as well.",
         ),
         (
             ONE_BY_ONE.format(line="name = name.removeprefix('_orig_mod.').removeprefix('module.')"),
@@ -129,7 +168,16 @@ ONE_BY_ONE = (
             "of `module.model.weight` it makes `module.model.weight`; the model calls it `model.weight`",
         ),
         ("return state", "of `module.model.weight` it makes `module.model.weight`"),
-        ("return {}", "of `model.weight` it makes `nothing`"),
+        ("return {}", "from a state without wrappers `model.weight` is missing: every tensor is wanted"),
+        (
+            "return {n.removeprefix('module.'): v for n, v in state.items() if n.startswith('module.')}",
+            "from a state without wrappers `model.weight` is missing",
+        ),
+        (
+            "return {n.removeprefix('module.'): v for n, v in state.items() if not n.startswith('_orig_mod.')}",
+            "from a state whose names begin with `_orig_mod.` `model.weight` is missing",
+        ),
+        ("return {**state, 'epoch': 3}", "expected 10 names, as in the state, found 11"),
         ("return list(state)", "expected a dict from names to tensors, found list"),
         ("state = {}", "`plain_names` returned None: is `return` missing?"),
         ("return {name.removeprefix('module.'): v.clone() for name, v in state.items()}", "the tensors are not those"),
@@ -159,6 +207,12 @@ def body_of(*lines: str) -> str:
 
 
 TAKE = "body = {n: v for n, v in state.items() if not n.startswith('head.')}"
+LOAD_IT = "model.load_state_dict(body, strict=False)"
+OWN = "own = {n: v for n, v in model.state_dict().items() if not n.startswith('head.')}"
+FITS = (
+    f"{TAKE}; {OWN}\n    "
+    "if set(body) != set(own) or any(body[n].shape != own[n].shape for n in own): raise ValueError('another body')"
+)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +228,8 @@ TAKE = "body = {n: v for n, v in state.items() if not n.startswith('head.')}"
         (
             TAKE,
             "head = {n: v for n, v in model.state_dict().items() if n.startswith('head.')}",
-            "copy.deepcopy(model).load_state_dict({**body, **head})",
+            "try: copy.deepcopy(model).load_state_dict({**body, **head})",
+            "except RuntimeError as error: raise ValueError(str(error))",
             "model.load_state_dict({**body, **head})",
         ),
         (
@@ -194,7 +249,7 @@ def test_every_right_way_to_load_a_body_passes(lines: tuple[str, ...], capsys: p
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (("model.load_state_dict(state)",), "The old head has another size, and torch raises an error"),
+        (("model.load_state_dict(state)",), "torch raises an error, with `strict=False` as without"),
         (("try: model.load_state_dict(state, strict=False)", "except RuntimeError: pass"), "was loaded as well"),
         ((TAKE, "model.load_state_dict(body)"), "a file whose head has another size was refused: RuntimeError"),
         (("return model",), "from a file whose head has another size the body did not arrive whole"),
@@ -212,7 +267,7 @@ def test_every_right_way_to_load_a_body_passes(lines: tuple[str, ...], capsys: p
             (
                 TAKE,
                 "if set(body) != {n for n in model.state_dict() if not n.startswith('head.')}: raise ValueError",
-                "model.load_state_dict(body, strict=False)",
+                LOAD_IT,
             ),
             "It refuses, but too late",
         ),
@@ -226,6 +281,43 @@ def test_every_right_way_to_load_a_body_passes(lines: tuple[str, ...], capsys: p
             ),
             "a tensor of another shape was not refused",
         ),
+        (
+            (
+                TAKE,
+                OWN,
+                "if set(body) != set(own) or any(body[n].numel() != own[n].numel() for n in own): raise ValueError",
+                "model.load_state_dict({n: body[n].reshape(own[n].shape) for n in own}, strict=False)",
+            ),
+            "A weight of shape (3, 4) was taken for one of (4, 3)",
+        ),
+        (
+            (
+                FITS,
+                "for n, p in model.named_parameters():",
+                "    if not n.startswith('head.'): p.data = body[n]",
+            ),
+            "BatchNorm's running averages (`body.1.running_mean`) did not.",
+        ),
+        (
+            (
+                FITS,
+                "model.load_state_dict({n: v for n, v in body.items() if 'head' not in n}, strict=False)",
+            ),
+            "`body.head.weight` has “head” in the middle of its name",
+        ),
+        (
+            (
+                "body = {n: v for n, v in state.items() if not n.startswith('head')}",
+                OWN,
+                "if set(body) != set(own) or any(body[n].shape != own[n].shape for n in own): raise ValueError",
+                LOAD_IT,
+            ),
+            "`headless.weight` begins with “head” as well",
+        ),
+        (
+            (TAKE, "copy.deepcopy(model['body']).load_state_dict({n[5:]: v for n, v in body.items()})", LOAD_IT),
+            "expected ValueError, found RuntimeError: Missing key(s)",
+        ),
         (("model.head = 1 / 0",), "`load_body` raised ZeroDivisionError"),
     ],
 )
@@ -235,3 +327,22 @@ def test_what_is_said_of_other_bodies_is_true(
     said = said_to("04.5", body_of(*lines), capsys)
     assert said.startswith("04.5: not yet\n")
     assert words in said
+
+
+@pytest.mark.parametrize("error", ["KeyError", "RuntimeError", "TypeError", "Exception", "AssertionError"])
+def test_any_error_but_a_value_error_gets_one_diagnosis(error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = body_of(FITS.replace("ValueError('another body')", error), LOAD_IT)
+    said = said_to("04.5", source, capsys)
+    assert f"04.5: not yet\nfor a file that does not fit: expected ValueError, found {error}\n" == said
+
+
+@pytest.mark.parametrize("error", ["ValueError", "UnicodeError", "type('Unfit', (ValueError,), {})"])
+def test_every_value_error_is_one(error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = body_of(FITS.replace("ValueError", error), LOAD_IT)
+    assert "04.5: passed" in said_to("04.5", source, capsys)
+
+
+def test_an_assertion_gets_the_same_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (TAKE, OWN, "assert {n: v.shape for n, v in body.items()} == {n: v.shape for n, v in own.items()}")
+    said = said_to("04.5", body_of(*lines, LOAD_IT), capsys)
+    assert "for a file that does not fit: expected ValueError, found AssertionError\n" in said

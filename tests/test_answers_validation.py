@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import zipfile
+from pathlib import Path
 
-from koemorph_tutorial.teaching import check
+import pytest
+import torch
+
+from koemorph_tutorial import diff_checkpoints, validate_checkpoint
+from koemorph_tutorial.teaching import autopsy, check
 from koemorph_tutorial.teaching.autopsy import CAUSES, PATIENTS
+from koemorph_tutorial.teaching.lessons import Exercise, question
+from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 
 from .test_answers import cell_of, said_to
 
@@ -54,10 +61,32 @@ def test_every_right_way_to_ask_the_checksums_passes(
         (("zipfile.ZipFile(path).testzip() is None",), "`is_whole` returned None: is `return` missing?"),
         (("if zipfile.ZipFile(path).testzip() is None: return True",), "returned None for one of the files"),
         (("torch.load(path)", "return True"), "It calls a file whole in which one bit was flipped"),
+        (
+            (
+                "weights = torch.load(path)['model_state_dict']",
+                "return all(w.isfinite().all() for w in weights.values())",
+            ),
+            "A file can open, load and hold nothing but finite numbers, and still not be what was written.",
+        ),
         (("return len(zipfile.ZipFile(path).infolist()) > 0",), "It calls a file whole in which one bit was flipped"),
         (("return zipfile.ZipFile(path).testzip() != None",), "The wrong way round: the good file is called damaged"),
-        (("return False",), "it always says no"),
+        (("return False",), "It said no to every file that it was tried on, and one of them is good"),
+        (("return zipfile.ZipFile(path).testzip() == 'archive/data/5'",), "no name of a record is known beforehand"),
+        (
+            ("return zipfile.ZipFile(path).testzip() is True",),
+            "`testzip` returns None where all records fit, and never",
+        ),
+        (
+            (
+                "import shutil, os",
+                "same = os.path.exists('original.pth') and open(path, 'rb').read() == b''",
+                "return same",
+            ),
+            "no other file is there to compare",
+        ),
         (("return zipfile.ZipFile(path).testzip() or ''",), "`testzip` returns the name of the first damaged record"),
+        (("return 'damaged' if zipfile.ZipFile(path).testzip() else 'sound'",), "any text that is not empty counts as"),
+        (("return 'whole'",), "It answers with a text, and any text that is not empty counts as true"),
         (("return [zipfile.ZipFile(path).testzip()]",), "expected True or False, found [None]"),
         (("return 0.5",), "expected True or False, found 0.5"),
         (("return torch.ones(3)",), "expected True or False, found tensor"),
@@ -74,6 +103,20 @@ def test_what_is_said_of_other_checks_is_true(
 
 
 # ------------------------------------------------------------------------------------------------ 08.4
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good file, `original.pth`, and the five that were made of it."""
+    folder = tmp_path_factory.mktemp("ward")
+    model = SimplifiedKoeMorphModel()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(2, 6400)).sum().backward()
+    optimizer.step()
+    states = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
+    torch.save({"epoch": 3, "config": {}, **states}, folder / "original.pth")
+    autopsy.lay_out(folder / "original.pth", folder)
+    return folder
 
 
 def asked(causes: object, capsys: pytest.CaptureFixture[str]) -> str:
@@ -95,19 +138,46 @@ def test_one_cause_alone_is_judged(name: str, cause: str, capsys: pytest.Capture
         assert f"08.4: not yet\n{name} is right; still without a cause: {others}\n" == said
     else:
         assert said.startswith(f"08.4: not yet\n`{name}` is something else. ")
+        assert PATIENTS[name] not in said.lower()  # it points to a tool, not to the answer
+
+
+@pytest.mark.parametrize("name", PATIENTS)
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_tool_that_is_named_does_speak_against_a_wrong_cause(name: str, cause: str, ward: Path) -> None:
+    """The verdict is another than this cause would have, the file opens, or other numbers differ."""
+    if cause == PATIENTS[name]:
+        return
+    exercise = question("08.4")
+    assert isinstance(exercise, Exercise)
+    said = exercise.misconceptions[f"{name} taken for {cause}"].says
+    if "zipfile.ZipFile" in said:
+        assert zipfile.is_zipfile(ward / name)
+    elif "validate_checkpoint" in said:
+        like = next(other for other, its in PATIENTS.items() if its == cause)
+        verdicts = [validate_checkpoint(ward / file).verdict for file in (name, like)]
+        assert verdicts[0] != verdicts[1]
+    else:
+        difference = diff_checkpoints(ward / "original.pth", ward / name)
+        assert {"B.pth": 1024, "D.pth": 1}[name] == sum(row.change.differing for row in difference.rows if row.change)
 
 
 @pytest.mark.parametrize(
     ("causes", "words"),
     [
-        ({"F.pth": CAUSES[0]}, "there is no file `F.pth`; there are A.pth, B.pth, C.pth, D.pth, E.pth"),
-        ({"A.pth": "cosmic rays"}, "A.pth: expected one of 'a flipped bit', 'cut short', 'a lost block',"),
-        ({"A.pth": 3}, "no checksums', 'a part is missing', found 3"),
-        ({3: "cut short"}, "there is no file `3`"),
+        ({"F.pth": CAUSES[0]}, "There is no file `F.pth`; there are A.pth, B.pth, C.pth, D.pth, E.pth"),
+        ({"A.pth": "cosmic rays"}, "A.pth: expected one of 'a bit flipped on the disk', 'a bit flipped in memory',"),
+        ({"A.pth": 3}, "no checksums', 'cut short', found 3"),
+        ({3: "cut short"}, "There is no file `3`"),
         (
             {"A.pth": PATIENTS["A.pth"], "B.pth": PATIENTS["B.pth"]},
             "A.pth and B.pth are right; still without a cause: C",
         ),
+        ({**PATIENTS, "B.pth": CAUSES[0]}, "A.pth, C.pth, D.pth and E.pth are right. `B.pth` is something else."),
+        (
+            {"E.pth": PATIENTS["E.pth"], "D.pth": CAUSES[1]},
+            "E.pth is right. `D.pth` is something else. A bit flipped in",
+        ),
+        ({"E.pth": PATIENTS["E.pth"], "F.pth": CAUSES[1]}, "E.pth is right. There is no file"),
         ({"A.pth": ...}, "still without a cause: A.pth, B.pth"),
         ({"A.pth": "x" * 500 + "\x1b[31m"}, "characters)"),
     ],
@@ -169,7 +239,12 @@ def test_every_right_verdict_passes(lines: tuple[str, ...], capsys: pytest.Captu
         (("return True",), "of a good file it says True; expected one of 'sound'"),
         (("return 'good'",), "of a good file it says 'good'; expected one of 'sound'"),
         (("if not zipfile.is_zipfile(path): return 'damaged'",), "of a good file it says None: is `return` missing"),
-        (("return 'damaged'",), "it calls a good file 'damaged'; it is 'sound'"),
+        (("return 'damaged'",), "it calls a good file 'damaged'; it is 'sound': every checksum fits, its weights are"),
+        (
+            (*BYTES[:3], "return 'incomplete' if archive.testzip() else 'sound'"),
+            "is 'damaged': one checksum does not fit",
+        ),
+        ((*BYTES[1:], "return 'sound'"), "cut short"),
         (("os.remove(path)", "return 'sound'"), "what came of `verdict` could not be tried"),
         ((*BYTES[:1], "return 'sound'"), "the checksums, which you began with, are gone"),
         ((*BYTES, "raise ValueError(3)"), "of a good file it says nothing, it raises ValueError: 3"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from koemorph_tutorial.teaching import bits
 from koemorph_tutorial.teaching.bits import Flipped, WhichBit, faces, flip_many, one_flip, survey
+from koemorph_tutorial.teaching.figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from koemorph_tutorial.teaching.flips import BITS, draw, flip
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 
@@ -40,7 +41,7 @@ def test_every_flip_loads_and_every_flip_is_found_by_the_checksums(file: Path) -
     assert (True, True) == (all(one.is_loaded for one in flips), all(one.is_found for one in flips))
     caption = survey(flips)[1]
     assert caption.startswith(
-        "64 flips, 2 of each bit. Loaded without an error: 64. Found by checksums: 64.\nBits that"
+        "64 flips: each of the 32 bits of 2 weights. Loaded without an error: 64. Found by checksums: 64.\nNaN "
     )
 
 
@@ -67,21 +68,40 @@ def flips(**changes: float) -> list[Flipped]:
 @pytest.mark.parametrize(
     ("changes", "names", "wrecked"),
     [
-        ({}, "none", []),
-        ({"bit30": float("nan")}, "30", ["NaN"]),
-        ({"bit30": float("nan"), "bit23": float("nan"), "bit2": 0.5}, "30, 23", ["NaN", "another face"]),
+        ({}, "NaN came from no bit, another face from no bit.", []),
+        ({"bit30": float("nan")}, "NaN came from bit 30 only, another face from no bit.", ["NaN"]),
+        (
+            {"bit30": float("nan"), "bit23": float("nan"), "bit2": 0.5},
+            "NaN came from bits 30, 23 only, another face from bit 2 only.",
+            ["NaN", "another face"],
+        ),
     ],
 )
 def test_the_figure_of_many_flips_names_the_bits_that_wreck(
     changes: dict[str, float], names: str, wrecked: list[str]
 ) -> None:
     figure, caption = survey(flips(**changes))
-    assert caption.endswith(f"Bits that turned a face into NaN: {names}.")
+    assert names == caption.splitlines()[1]
     faces = {ax.get_title(loc="center"): len(ax.patches) for ax in figure.axes[1:]}
     assert [*wrecked, "looks the same"] == [title for title, patches in faces.items() if patches]
     assert {"NaN", "another face", "looks the same"} == set(faces)
     marks = {line.get_marker() for line in figure.axes[0].lines if line.get_linestyle() == "None"}
     assert {"X", "D", "o"} == marks  # told apart without colour
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "bits 29 to 23:\nthe weight is\nnow nearly 0"),
+        ({"bit25": 0.5, "bit24": 0.2}, "bits 29 to 26:\nthe weight is\nnow nearly 0"),
+        ({"bit29": 0.0}, None),
+        ({"bit29": float("nan")}, None),
+    ],
+)
+def test_bits_that_do_the_same_are_named_in_the_figure(changes: dict[str, float], said: str | None) -> None:
+    ax = survey(flips(**changes))[0].axes[0]
+    assert [*filter(None, [said]), "visible above this line"] == sorted(text.get_text() for text in ax.texts)
+    assert ax.get_xlabel().endswith("a dot for each of 1 weights")
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
@@ -100,8 +120,8 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 def test_nothing_in_the_figures_overlaps_or_leaves_them(file: Path) -> None:
     weight = draw(file, 8)
     assert [] == overlapping(survey(flips(bit30=float("nan"), bit29=0.5))[0])
-    for bit in (31, 30, 23, 0):
-        assert [] == overlapping(one_flip(file, weight, bit, titled=True)[0])
+    for bit, titled in ((31, True), (30, False), (23, True), (0, False)):
+        assert [] == overlapping(one_flip(file, weight, bit, titled=titled)[0])
     assert [] == overlapping(faces({"original.pth": file, "flipped.pth": file})[0])
 
 
@@ -139,15 +159,24 @@ def test_what_a_bit_is_worth_is_said_and_true(file: Path, tmp_path: Path, bit: i
     ("value", "shown"),
     [
         (0.0414, "0.04140"),
+        (-0.0414, "−0.04140"),  # the minus that matplotlib writes before a power of ten
         (-1.41e37, r"$-1.41 \times 10^{37}$"),
         (2e-20, r"$2.00 \times 10^{-20}$"),
         (0.0, "0.0"),
-        (float("inf"), "inf"),
+        (-0.0, "−0.0"),
+        (float("-inf"), "−inf"),
         (float("nan"), "nan"),
     ],
 )
 def test_a_number_is_shown_so_that_it_is_read(value: float, shown: str) -> None:
     assert shown == bits._scientific(value)
+
+
+def test_a_sentence_is_cut_between_words_and_keeps_what_every_machine_says() -> None:
+    said = "run.pth: " + 12 * "loss 0.0113 -> 0.00609; " + "623 kB, CRC32 43c81e05 of state.conv2.weight.exp_avg-sq"
+    lines = bits.in_lines(said).splitlines()
+    assert max(map(len, lines)) <= 96
+    assert said.replace("623", "…").replace("43c81e05", "…") == " ".join(lines)
 
 
 # --------------------------------------------------------------------------------------------------------- the widget
@@ -181,7 +210,10 @@ def test_where_nothing_runs_the_picture_and_its_caption_are_there(
     which = WhichBit(file, draw(file, 8), 22)
     data = which._repr_mimebundle_()
     assert which.caption == data["text/plain"]
-    assert "P" == Image.open(io.BytesIO(data["image/png"])).mode
+    picture = Image.open(io.BytesIO(data["image/png"]))
+    assert "P" == picture.mode
+    colours = {f"#{r:02X}{g:02X}{b:02X}" for _, (r, g, b) in picture.convert("RGB").getcolors() or []}
+    assert {"#FFFFFF", BLACK, BLUE, VERMILLION, GREEN, PURPLE} <= colours
     assert "application/vnd.jupyter.widget-view+json" in data
     which.show()
     assert capsys.readouterr().out == which.caption + "\n"

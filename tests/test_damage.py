@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from . import damage, hostile
+from . import damage
 from .hostile import bait, torch_file
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -24,7 +24,7 @@ def test_a_flipped_bit_is_found_or_touches_no_state(name: str, tmp_path: Path) -
     original, state = path.read_bytes(), damage.loaded(path)
     assert "touches no state" == damage.outcome_of(path, state)
     outcomes: dict[str, list[str]] = {}
-    for what, data in hostile.flips(original, 60):
+    for what, data in damage.flips(original, 60):
         path.write_bytes(data)
         outcomes.setdefault(damage.outcome_of(path, state), []).append(what)
     assert {"found", "touches no state"} >= set(outcomes), outcomes
@@ -37,7 +37,7 @@ def test_cuts_and_overwrites_are_told_in_one_line(name: str, harm: str, tmp_path
     """By the command line; what is called sound loads as before."""
     path = MAKERS[name](tmp_path / name)
     original, state = path.read_bytes(), damage.loaded(path)
-    damages = list(getattr(hostile, harm)(original, 20))
+    damages = list(getattr(damage, harm)(original, 20))
     for (what, data), verdict in zip(damages, damage.told_in_one_line(path, damages), strict=True):
         path.write_bytes(data)
         if verdict == "sound":
@@ -47,4 +47,4 @@ def test_cuts_and_overwrites_are_told_in_one_line(name: str, harm: str, tmp_path
 @pytest.mark.parametrize("name", ["noise.pth", "noise.safetensors"])
 def test_noise_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     """Random bytes, most of which begin as a real format does."""
-    assert "sound" not in damage.told_in_one_line(tmp_path / name, hostile.random_files(48))
+    assert "sound" not in damage.told_in_one_line(tmp_path / name, damage.random_files(48))

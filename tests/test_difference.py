@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,8 +34,6 @@ from koemorph_tutorial.text import width
 from tests import hostile
 from tests.comparing import difference as first_difference
 from tests.test_package import loaded_by
-
-safetensors = pytest.importorskip("safetensors.torch")
 
 IN_ONE_FOLDER = [HealthCheck.function_scoped_fixture]
 
@@ -448,7 +447,7 @@ def test_the_same_weights_in_another_container_are_bitwise_equal(
     weights = {prefix + name: value for name, value in loaded(a)["model_state_dict"].items()}
     if kind == "safetensors":
         b = tmp_path / "b.safetensors"
-        safetensors.save_file(weights, b, metadata={"format": "pt"})
+        safetensors.torch.save_file(weights, b, metadata={"format": "pt"})
     elif kind == "bare":
         b = pickled(tmp_path / "b.bin", weights)
     elif kind == "legacy":
@@ -474,7 +473,7 @@ def test_only_the_container_may_differ_in_what_is_identical(tmp_path: Path) -> N
     torch.manual_seed(0)
     state = nn.Linear(3, 2).state_dict()
     files = [pickled(tmp_path / "a.pth", state), tmp_path / "b.safetensors"]
-    safetensors.save_file(dict(state), files[1])
+    safetensors.torch.save_file(dict(state), files[1])
     files.append(pickled(tmp_path / "c.pt", state, _use_new_zipfile_serialization=False))
     for b, kind in ((files[1], "safetensors"), (files[2], "legacy")):
         difference = diff_checkpoints(files[0], b)
@@ -631,8 +630,75 @@ def test_nan_in_one_of_two_files_is_said(run: Path, tmp_path: Path) -> None:
         checkpoint["model_state_dict"]["2.bias"] += 1
 
     difference = changed(tmp_path, run, break_it)
-    assert "with other counts of NaN or infinity in 0.weight" in str(difference)
+    said = (
+        "1 of 4 weight tensors differs by [0-9]+ % \\(2.bias\\), all numbers of 0.weight are NaN in B; everything else "
+    )
+    assert re.match(said, str(difference))
     assert "NaN 0 -> 12" in text(difference)
+
+
+NUMBERS = {"w": torch.arange(1.0, 13.0), "v": torch.arange(1.0, 5.0), "bias": torch.zeros(3)}
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        ({"w": [0, 0, 0]}, "3 of 12 numbers of w differ, all of them 0 in B"),
+        ({"w": [0, -0.0, 3]}, "2 of 12 numbers of w differ, all of them 0 in B"),
+        ({"w": [0, 7, 3]}, "2 of 12 numbers of w differ, which moves it by 20 %"),
+        ({"w": [NAN, NAN, 3]}, "2 of 12 numbers of w differ, all of them NaN in B"),
+        (
+            {"w": [NAN, 0, 3]},
+            "2 of 12 numbers of w differ, which moves it by 7.9 %, with other counts of NaN or infinity in w",
+        ),
+        ({"w": [math.inf, NAN, 3]}, "2 of 12 numbers of w differ, with other counts of NaN or infinity in w"),
+        ({"bias": [1, 2, 0]}, "2 of 3 numbers of bias differ, which moves it from zero"),
+        ({"w": [0, 0], "v": [0]}, "2 of 3 weight tensors differ, in 3 of 16 numbers, all of them 0 in B"),
+        ({"w": [0, 0], "v": [NAN]}, "2 of 3 weight tensors differ, in 3 of 16 numbers, which moves them by "),
+        ({"w": [1, 3], "v": [2]}, "2 of 3 weight tensors differ, in 2 of 16 numbers, which moves them, by "),
+        ({"w": [0] * 12}, "1 of 3 weight tensors differs by 100 % (w)"),
+        ({"w": [NAN] * 12, "v": [NAN] * 4, "bias": [NAN] * 3}, "all numbers of all 3 weight tensors are NaN in B"),
+        ({"w": [NAN] * 12, "v": [NAN] * 4}, "all numbers of w, v are NaN in B"),
+        ({"w": [2] * 12, "v": [NAN] * 4}, "1 of 3 weight tensors differs by 77 % (w), all numbers of v are NaN in B"),
+    ],
+)
+def test_where_a_part_of_the_numbers_differs_they_are_counted(
+    tmp_path: Path, b: dict[str, list[float]], said: str
+) -> None:
+    """Harm done to a file is told otherwise than a run that went on: how many, and whether they are lost."""
+    harmed = {name: numbers.clone() for name, numbers in NUMBERS.items()}
+    for name, numbers in b.items():
+        harmed[name][: len(numbers)] = torch.tensor(numbers, dtype=torch.float32)
+    files = pickled(tmp_path / "a.pth", {"state_dict": NUMBERS}), pickled(tmp_path / "b.pth", {"state_dict": harmed})
+    difference = diff_checkpoints(*files)
+    assert str(difference).startswith(said)
+    assert str(difference).endswith("; everything else is equal")
+    assert_fits(difference)
+    back = str(diff_checkpoints(*reversed(files)))
+    assert ("NaN in B" in said) == ("NaN in A" in back)
+
+
+def test_of_a_step_of_a_run_no_numbers_are_counted(tmp_path: Path) -> None:
+    """Numbers that stayed by chance are no harm."""
+    for epoch in (0, 1):
+        numbers = NUMBERS | {"w": NUMBERS["w"] * (1 + epoch * (NUMBERS["w"] > 1))}
+        pickled(tmp_path / f"{epoch}.pth", {"epoch": epoch, "state_dict": numbers})
+    difference = diff_checkpoints(tmp_path / "0.pth", tmp_path / "1.pth")
+    assert "B is 1 epoch further: 1 of 3 weight tensors moved by 100 % (w)" == str(difference)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_lost_numbers_are_known_in_every_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Zeros are zeros, also where numpy has no such number."""
+    numbers = torch.arange(1, 300_001).remainder(100).add(1).to(dtype)
+    a = pickled(tmp_path / "a.pth", {"weight": numbers})
+    numbers[100:299_000] = 0
+    b = pickled(tmp_path / "b.pth", {"weight": numbers})
+    end = " numbers of weight differ, all of them 0 in B; everything else is equal"
+    assert "298,900 of 300,000" + end == str(diff_checkpoints(a, b))
+    numbers[-1] += 1
+    assert "all of them" not in str(diff_checkpoints(a, pickled(tmp_path / "b.pth", {"weight": numbers})))
 
 
 # --------------------------------------------------------------------------------------------------- whatever is in it
@@ -862,6 +928,16 @@ def test_a_row_is_plain(run: Path) -> None:
     row: Row = next(row for row in difference.rows if row.where == "metrics.loss")
     assert {"section": "metrics", "where": "metrics.loss", "what": "value", "a": 0.7, "b": 0.6} == row.to_plain()
     change = next(row.to_plain()["change"] for row in difference.rows if row.section == "weights")
-    assert {"numbers", "differing", "largest", "relative", "nan", "infinite", "index", "before", "after", "bit"} == set(
-        change
-    )
+    assert {
+        "numbers",
+        "differing",
+        "largest",
+        "relative",
+        "nan",
+        "infinite",
+        "index",
+        "before",
+        "after",
+        "bit",
+        "zeroed",
+    } == set(change)

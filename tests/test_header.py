@@ -355,12 +355,12 @@ def read_cheaply(path: Path) -> None:
 
 def test_a_small_header_of_a_script_costs_little(tmp_path: Path) -> None:
     """One set of attributes is not copied to object after object."""
-    attributes = b"}(" + b"".join(text(str(n)) + b"K\x01" for n in range(10_000)) + b"uq\x000"
+    attributes = b"}(" + b"".join(text(str(n)) + b"K\x01" for n in range(10_000)) + b"uq\x00"
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/code/net.py", b"")
+        file.writestr("archive/constants.pkl", b"\x80\x02).")
         objects = b"h\x01)\x81h\x00b" * 10_000
-        file.writestr("archive/data.pkl", b"\x80\x02" + attributes + b"c__torch__.net\nNet\nq\x010(" + objects + b"t.")
+        file.writestr("archive/data.pkl", b"\x80\x02" + attributes + b"c__torch__.net\nNet\nq\x01(" + objects + b"t.")
     read_cheaply(path)
     with pytest.raises(DamagedCheckpointError, match=r"\(it asks for more attributes than it holds\)"):
         read_header(path)
@@ -536,7 +536,6 @@ def test_a_claim_beyond_the_file_is_found(tmp_path: Path, claim: str) -> None:
         (b"ctorch._utils\n_rebuild_parameter\n(", b"\x88ccollections\nOrderedDict\n)RtR", "weight"),
         (b"ctorch._utils\n_rebuild_sparse_tensor\n(K\x01(", b"ttR", "weight.0.1.0"),
         (b"ccollections\nOrderedDict\n)R" + text("b"), b"s", "weight.b"),
-        (b"ccollections\nOrderedDict\n](" + text("b"), b"\x86e\x85R", "weight.0.0.0.1"),
     ],
 )
 def test_a_claim_is_found_wherever_it_is(tmp_path: Path, nested: bytes, behind: bytes, name: str) -> None:

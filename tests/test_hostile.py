@@ -29,6 +29,7 @@ from koemorph_tutorial.validation import validate_checkpoint
 
 from . import hostile
 from .comparing import difference
+from .forging import twin_of
 from .siege import MOST
 
 TOLD = "the-answer-is-42"
@@ -48,7 +49,7 @@ class Siege:
             run = self.folder / f"run of {path.name}"
             run.mkdir()
             os.link(path, run / "last_model.pth", follow_symlinks=False)
-            hostile.twin_of(path)
+            twin_of(path)
         hostile.torch_file(self.folder / "sound.pth", hostile.bait())
         (self.folder / "run of sound.pth").mkdir()
         before = sorted(folder.rglob("*"))

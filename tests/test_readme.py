@@ -46,10 +46,15 @@ def validate(model):
 """
 
 
+def blocks() -> tuple[str, str]:
+    """Return the README's Python blocks: the lines of integration, and those that look into files."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    integration, looking = found
+    return integration, looking
+
+
 def integration() -> str:
-    """Return the README's Python block."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    return block
+    return blocks()[0]
 
 
 def test_the_readme_lines_train_a_model_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +67,28 @@ def test_the_readme_lines_train_a_model_that_is_not_ours(tmp_path: Path, monkeyp
     random.setstate(state[0])
     np.random.set_state(state[1])
     torch.set_rng_state(state[2])
+
+
+def test_the_readme_lines_that_look_into_files_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As written, on files with the names that stand there: a sound one is loaded, and two neighbours are compared."""
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(3, 2)
+    torch.save(
+        {"model_state_dict": model.state_dict(), "epoch": 4, "config": {}, "metrics": {"loss": 0.5}}, "model.pth"
+    )
+    save_file({"weight": model.weight.detach()}, "pretrained.safetensors")
+    for name, change in (("epoch_004.pth", 0.0), ("epoch_005.pth", 1.0)):
+        torch.save({"weight": model.weight.detach() + change, "bias": model.bias.detach()}, name)
+    names = {"model": torch.nn.Linear(3, 2)}
+    exec(compile(blocks()[1], "README.md", "exec"), names)
+    assert torch.equal(model.weight, names["model"].weight)
+    assert {"loss": 0.5} == names["metrics"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "weight" in line
 
 
 def test_killed_and_run_again_the_readme_lines_end_with_the_same_bits(tmp_path: Path) -> None:

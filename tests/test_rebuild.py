@@ -187,6 +187,7 @@ def test_text_becomes_bytes_only_as_often_as_it_is_there() -> None:
 
 
 def test_a_device_is_a_short_text() -> None:
+    """With or without its number; anything else is refused."""
     assert ("cpu", "cuda:1", "cuda:1") == (
         rebuild("torch.device", "cpu"),
         rebuild("torch.device", "cuda", 1),
@@ -254,6 +255,7 @@ def test_no_function_that_torch_would_not_call_is_known() -> None:
     ],
 )
 def test_a_value_is_said_in_words(value: Any, said: str) -> None:
+    """For a message: what it is, and whether it would run."""
     assert said == kind_text(value)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,11 +65,10 @@ SMALL = written(
 
 def test_every_dtype_and_the_metadata_are_read(tmp_path: Path) -> None:
     """Names in the order of the file, shapes, dtypes, bits, text beside them."""
-    safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "model.safetensors"
     tensors = {name: tensor_of(name, bytes(range(64))).reshape(2, 2, -1) for name in DTYPES}
     tensors |= {"empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5), "声": torch.ones(1)}
-    safetensors.save_file(tensors, path, metadata={"format": "pt", "声": "koe\n"})
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "声": "koe\n"})
     header = read_header(path)
     assert ("safetensors", False, (), path.stat().st_size) == (
         header.kind,
@@ -182,8 +182,6 @@ DIGITS = "9" * 100_000
         (written({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)), "does not fit its bytes"),
         (written({"a": []}), "tensor 'a', whose description does not fit its bytes"),
         (written({"a": None}), "tensor 'a', whose description does not fit its bytes"),
-        (written({"a": entry([1], 0, 4, "F33")}, bytes(4)), "tensor 'a' of the dtype 'F33', which is not known here"),
-        (written({"a": entry([1], 0, 4, "f32")}, bytes(4)), "tensor 'a' of the dtype 'f32', which is not known here"),
         (written({"\n\x1b[31m" * 99: None}), r"tensor '\n\x1b[31m"),
         (written(b'{"a":{},"a":{}}'), "a name that is there twice"),
         (written(b'{"a":{"dtype":"F32","dtype":"F32"}}'), "a name that is there twice"),
@@ -191,8 +189,12 @@ DIGITS = "9" * 100_000
         (written({"__metadata__": {"a": 1}}), "metadata that is no text"),
         (written({"__metadata__": ["a"]}), "metadata that is no text"),
         (written({"__metadata__": ""}), "metadata that is no text"),
-        (written(b"{" + b'"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "a header in which too much is nested"),
-        (written(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "a header in which too much is nested"),
+        (
+            written(b"{" + b'"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+            "more brackets than a header of tensors has",
+        ),
+        (written(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "more brackets than a header of tensors has"),
+        (written(b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b" " * 50_000), "a header in which too much is nested"),
         (written(b'{"a":{"shape":[' + DIGITS.encode() + b"]}}"), "digits"),
         (written(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,Infinity]}}'), "does not fit its bytes"),
         (written(b'{"a":'), "JSONDecodeError"),
@@ -213,6 +215,16 @@ def test_what_is_none_is_refused_with_the_reason(tmp_path: Path, data: bytes, wh
     assert text.startswith(f"{path}: expected a safetensors file, found one that cannot be read (")
     assert why in text
     assert text.endswith("; use an older checkpoint of the run")
+
+
+@pytest.mark.parametrize("dtype", ["F33", "f32", "F4"])
+def test_a_dtype_that_is_not_known_here_is_not_called_damage(tmp_path: Path, dtype: str) -> None:
+    """The format may have grown since: whether the file is sound cannot be told."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(written({"a": entry([1], 0, 4, dtype)}, bytes(4)))
+    message = f"{path}: expected known tensors, found tensor 'a' of the dtype {dtype!r}, which is not known here"
+    with pytest.raises(UnsupportedCheckpointError, match=rf"^{re.escape(message)}$"):
+        read_header(path)
 
 
 JSON = st.recursive(
@@ -258,7 +270,6 @@ def test_no_header_does_more_than_fail_in_one_line(tmp_path: Path, header: dict[
 @given(st.dictionaries(st.sampled_from("abc"), ENTRIES), st.binary(max_size=12))
 def test_the_library_of_that_name_agrees(tmp_path: Path, header: dict[str, Any], data: bytes) -> None:
     """A header of the right form is read here where it is read there, and refused where it is refused."""
-    safetensors = pytest.importorskip("safetensors")
     path = tmp_path / "model.safetensors"
     file = written(header, data)
     ours = not refused(path, file)

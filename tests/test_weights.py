@@ -322,5 +322,6 @@ def test_a_prefix_is_found_among_others(prefix: str) -> None:
 
 
 def test_names_that_fit_nowhere_have_no_prefix() -> None:
+    """None, or one that is deeper than any wrapper goes."""
     assert "" == prefix_of(["a.b", "c"], {"d"}) == prefix_of([], {"d"}) == prefix_of(["a"], set())
     assert "" == prefix_of([f"{'x.' * 100_000}weight"], {"weight"})

@@ -26,7 +26,8 @@ class Change:
     is ‖b - a‖ / ‖a‖, the Euclidean norm of the change over that of A: infinite where A is all zeros. Both are taken
     over the pairs in which both numbers are finite; `nan` and `infinite` count the others, in A and in B.
     `index` is the place of the first number that differs, `before` and `after` are its values; `bit` is the bit in
-    which they differ, counted from the lowest, if it is a single one.
+    which they differ, counted from the lowest, if it is a single one. `zeroed` says that all that differ are 0 in B:
+    what a lost block of a disk looks like.
     """
 
     numbers: int
@@ -39,6 +40,7 @@ class Change:
     before: Any = None
     after: Any = None
     bit: int | None = None
+    zeroed: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """Return the change as containers for JSON."""
@@ -54,13 +56,14 @@ def compare_arrays(a: Array, b: Array, dtypes: tuple[str, str], repeated: int = 
     x, y = a.reshape(-1), b.reshape(-1)
     same_dtype = dtypes[0] == dtypes[1]
     differs = _differing_bits if same_dtype else _differing_values(dtypes)
-    differing, first = 0, None
+    differing, first, zeroed = 0, None, True
     for at in range(0, x.size, 16 * _BLOCK):
         other = differs(x[at : at + 16 * _BLOCK], y[at : at + 16 * _BLOCK])
         number = int(np.count_nonzero(other))
         differing += number
         if number and first is None:
             first = at + int(other.argmax())
+        zeroed = zeroed and not y[at : at + 16 * _BLOCK][other].any()
     if first is None:
         if same_dtype:
             return None
@@ -78,6 +81,7 @@ def compare_arrays(a: Array, b: Array, dtypes: tuple[str, str], repeated: int = 
         before=_value(before, dtypes[0]),
         after=_value(after, dtypes[1]),
         bit=_bit(before, after) if same_dtype else None,
+        zeroed=zeroed,
     )
 
 

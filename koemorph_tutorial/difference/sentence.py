@@ -178,21 +178,71 @@ def _weights(rows: Sequence[Row], counts: tuple[int, int], *, moved: bool) -> st
     unknown = f"{left:,} of {both:,} weight tensors could not be compared"
     if not changed:
         return f"{unknown}, the others are bitwise equal" if left < both else unknown
-    which = f"all {both:,} weight tensors" if both == len(changed) else f"{len(changed):,} of {both:,} weight tensors"
-    which = which if both > 1 else "the one weight tensor"
-    said = f"{which} moved" if moved else f"{which} differ{'s' * (len(changed) == 1)}"
-    moves = {row.name: row.change.relative for row in changed if row.change and math.isfinite(row.change.relative)}
-    if len(moves) > 1:
+    partly = not moved and all(row.change and row.change.differing < row.change.numbers for row in changed)
+    said = _counted(changed, both) if partly else _measured(changed, both, moved=moved)
+    return said + f", {unknown}" * (left > 0)
+
+
+def _counted(rows: Sequence[Row], both: int) -> str:
+    """Say how many numbers differ, where it is only a part of each tensor: harm done to a file, not a step of a run."""
+    changes = [row.change for row in rows if row.change]
+    differing = sum(change.differing for change in changes)
+    of = f"{differing:,} of {count(sum(change.numbers for change in changes), 'number')}"
+    if len(rows) == 1:
+        said = f"{of} of {rows[0].name} differ{'s' * (differing == 1)}"
+    else:
+        said = f"{len(rows):,} of {both:,} weight tensors differ, in {of}"
+    which = "all of them " * (differing > 1)
+    if all(change.zeroed for change in changes):
+        return f"{said}, {which}0 in B"
+    for at, side in enumerate("AB"):
+        if all((change.nan[at], change.nan[1 - at]) == (change.differing, 0) for change in changes):
+            return f"{said}, {which}NaN in {side}"
+    by = _by(rows, named=len(rows) > 1)
+    return said + f", which moves {'it' if len(rows) == 1 else 'them'}{by}" * bool(by) + _other_counts(rows)
+
+
+def _measured(rows: Sequence[Row], both: int, *, moved: bool) -> str:
+    """Say how far tensors moved; of one that is NaN from end to end that it is."""
+    lost = {side: [row for row in rows if _is_lost(row, at)] for at, side in enumerate("AB")}
+    rest = [row for row in rows if row not in lost["A"] and row not in lost["B"]]
+    parts = []
+    if rest:
+        which = f"{len(rest):,} of {both:,} weight tensors" if both > len(rest) else _all_of(both)
+        said = f"{which} moved" if moved else f"{which} differ{'s' * (len(rest) == 1)}"
+        parts = [said + _by(rest, named=both > 1) + _other_counts(rest)]
+    for side, mine in lost.items():
+        if mine:
+            of = _all_of(both) if len(mine) == both else listed([row.name for row in mine])
+            parts.append(f"all numbers of {of} are NaN in {side}")
+    return ", ".join(parts)
+
+
+def _is_lost(row: Row, side: int) -> bool:
+    change = row.change
+    return change is not None and change.nan[side] == change.numbers and change.nan[1 - side] < change.numbers
+
+
+def _by(rows: Sequence[Row], *, named: bool) -> str:
+    """Say by how much tensors moved, as far as their numbers are finite: "" where only the others differ."""
+    steps = {row.name: row.change.relative for row in rows if row.change and (row.change.relative or not _broken(row))}
+    moves = {name: step for name, step in steps.items() if math.isfinite(step)}
+    zeros = len(steps) - len(moves)
+    if not moves:
+        return " from zero" if zeros else ""
+    if len(moves) == 1:
+        ((name, step),) = moves.items()
+        said = f" by {percent(step)}" + f" ({name})" * named
+    else:
         most = max(moves, key=lambda name: moves[name])
         median = statistics.median(moves.values())
-        said += f", by {percent(median)} in the median and {percent(moves[most])} at most ({most})"
-    for name, by in moves.items() if len(moves) == 1 else ():
-        said += f" by {percent(by)}" + f" ({name})" * (both > 1)
-    if len(moves) < len(changed):
-        said += f", {len(changed) - len(moves):,} of them from zero" if moves else " from zero"
-    said += f", {unknown}" * (left > 0)
-    broken = [row.name for row in changed if row.change and _broken(row)]
-    return said + (f", with other counts of NaN or infinity in {listed(broken)}" if broken else "")
+        said = f", by {percent(median)} in the median and {percent(moves[most])} at most ({most})"
+    return said + f", {zeros:,} of them from zero" * (zeros > 0)
+
+
+def _other_counts(rows: Sequence[Row]) -> str:
+    broken = [row.name for row in rows if _broken(row)]
+    return f", with other counts of NaN or infinity in {listed(broken)}" if broken else ""
 
 
 def _broken(row: Row) -> bool:

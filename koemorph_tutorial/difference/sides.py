@@ -74,7 +74,7 @@ def _why(error: CheckpointError, path: Path) -> str:
 
 def geometry(stub: TensorStub) -> tuple[Any, ...]:
     """Return what tells which bytes a tensor is made of, and how."""
-    return stub.storage.key, stub.dtype, stub.shape, stub.offset, stub.stride
+    return stub.storage.key, stub.dtype, stub.shape, stub.offset, stub.stride, stub.lazily
 
 
 def compare_tensors(a: TensorStub, b: TensorStub, sides: Sequence[Side], where: str) -> Change | str | None:

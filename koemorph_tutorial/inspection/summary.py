@@ -200,7 +200,7 @@ def _notes(header: Header, tree: Node, optimizers: tuple[OptimizerSummary, ...])
         yield f"{named:,} bytes of tensors are in the file that nothing in it names"
     shared = [(name, leaf) for name, leaf in tree.leaves() if leaf.note]
     for name, leaf in shared[:5]:
-        yield f"{name} {leaf.note}"
+        yield f"{printable(name)} {leaf.note}"
     if len(shared) > 5:
         yield f"{len(shared) - 5:,} more tensors share bytes, use a part of them or have none (--json names them)"
     for optimizer in optimizers:

@@ -9,6 +9,7 @@ from typing import Any
 
 from koemorph_tutorial.header import Header
 from koemorph_tutorial.stubs import find_tensors, item_bytes
+from koemorph_tutorial.text import printable
 
 _DEEPEST = 24  # what lies deeper is counted there
 
@@ -70,7 +71,7 @@ def grow_tree(header: Header) -> Node:
         used = covered[storage.key] * item
         note = ""
         if owner is not path:
-            note = f"shares its bytes with {'.'.join(owner)}"
+            note = f"shares its bytes with {printable('.'.join(owner))}"
         elif stub.numbers and stored < storage.bytes:
             note = "its bytes are not in the file"
         elif 0 < used < stored:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from koemorph_tutorial.rebuild import is_numpy_number
 from koemorph_tutorial.text import count, cut, pad, printable, size, width, wrapped
 
 from .folder import DirectorySummary
@@ -111,7 +112,7 @@ def _foreign(names: Sequence[str]) -> list[str]:
     """Say what in the file is code to be called. A number of numpy's is such a call, and does no harm."""
     if not names:
         return []
-    numpy = all(name.startswith("numpy.") for name in names)
+    numpy = all(map(is_numpy_number, names))
     why = "only an unpickler that runs code reads these; nothing ran here"
     more = [f"{len(names) - 8:,} more"] if len(names) > 8 else []
     return [*names[:8], *more, "as numbers of numpy are stored" if numpy else why]

@@ -1,11 +1,11 @@
-"""Five damaged files made of one good one, each in a way of its own, for somebody to find out which is which.
+"""Five files made of one good one, each harmed in a way of its own, for somebody to find out which is which.
 
-The names say nothing. `CAUSES` says what there is to be found, and one thing more.
+The names say nothing, and no tool alone tells all five apart. `CAUSES` says what there is to be found, and one thing
+more.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,21 +17,21 @@ from .flips import draw, first_byte, flip
 
 BLOCK = 4096  # bytes: what a disk writes, and loses, at once
 
-FLIPPED, CUT, LOST, DIVERGED = "a flipped bit", "cut short", "a lost block", "a diverged run"
-UNCHECKED, PARTIAL = "no checksums", "a part is missing"
-CAUSES = (FLIPPED, CUT, LOST, DIVERGED, UNCHECKED, PARTIAL)
+FLIPPED, REMEMBERED, LOST = "a bit flipped on the disk", "a bit flipped in memory", "a lost block"
+DIVERGED, UNCHECKED, CUT = "a diverged run", "no checksums", "cut short"
+CAUSES = (FLIPPED, REMEMBERED, LOST, DIVERGED, UNCHECKED, CUT)
 
 PATIENTS: Mapping[str, str] = {
     "A.pth": DIVERGED,
     "B.pth": LOST,
     "C.pth": UNCHECKED,
     "D.pth": FLIPPED,
-    "E.pth": CUT,
+    "E.pth": REMEMBERED,
 }
 
 
 def lay_out(path: str | Path, folder: str | Path) -> None:
-    """Put five damaged copies of a checkpoint into a folder, which is made."""
+    """Put five harmed copies of a checkpoint into a folder, which is made."""
     Path(folder).mkdir(exist_ok=True)
     for name, cause in PATIENTS.items():
         patient = Path(folder, name)
@@ -40,12 +40,17 @@ def lay_out(path: str | Path, folder: str | Path) -> None:
         _HARM[cause](patient)
 
 
-def _flip_sign(path: Path) -> None:
+def _flip_on_disk(path: Path) -> None:
     flip(path, draw(path, seed=4), 31)
 
 
-def _cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size * 2 // 3)
+def _flip_in_memory(path: Path) -> None:
+    """Load, turn over the sign of a weight, and save: with a checksum of what is wrong."""
+    import torch
+
+    weight, checkpoint = draw(path, seed=5), torch.load(path)
+    checkpoint["model_state_dict"][weight.name].view(-1)[weight.index] *= -1
+    torch.save(checkpoint, path)
 
 
 def _lose_block(path: Path) -> None:
@@ -59,13 +64,13 @@ def _lose_block(path: Path) -> None:
 
 
 def _diverge(path: Path) -> None:
-    """Save what a run saves after a step with a gradient that is no number."""
+    """Save what AdamW remembers after a gradient of 1e22: its square is infinite, and so these weights stay."""
     import torch
 
     checkpoint = torch.load(path)
-    for weight in checkpoint["model_state_dict"].values():
-        weight.fill_(float("nan"))
-    checkpoint["metrics"] = {name: float("nan") for name in checkpoint["metrics"]}
+    memory = max(checkpoint["optimizer_state_dict"]["state"].values(), key=lambda each: each["exp_avg"].numel())
+    memory["exp_avg"].view(-1)[::2] = 1e21
+    memory["exp_avg_sq"].view(-1)[::2] = float("inf")
     torch.save(checkpoint, path)
 
 
@@ -83,8 +88,8 @@ def _save_unchecked(path: Path) -> None:
 
 
 _HARM: Mapping[str, Callable[[Path], Any]] = {
-    FLIPPED: _flip_sign,
-    CUT: _cut,
+    FLIPPED: _flip_on_disk,
+    REMEMBERED: _flip_in_memory,
     LOST: _lose_block,
     DIVERGED: _diverge,
     UNCHECKED: _save_unchecked,

@@ -5,20 +5,24 @@ Every flip is made on a disk, in a copy of a real checkpoint, and loaded as ever
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import struct
 import tempfile
+import textwrap
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from IPython.display import display
 from ipywidgets import Image, Label, Layout, SelectionSlider, VBox  # type: ignore[import-untyped]
@@ -33,7 +37,7 @@ from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 from koemorph_tutorial.training.settings import DataConfig
 
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_png
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
 from .flips import BITS, Weight, bits_of, draws, flip
 
 _VISIBLE = 0.05  # a change of a blendshape that one sees
@@ -76,16 +80,21 @@ def _copy(path: str | Path) -> Iterator[Path]:
         yield Path(shutil.copy(path, Path(folder, "copy.pth")))
 
 
-_DIGITS = re.compile(r"-?\d+\.\d+(e[+-]?\d+)?|-?\d+e[+-]?\d+|\d+(?= (%|kB))|\b[0-9a-f]{8}\b")
+_OF_THIS_MACHINE = re.compile(r"\b[0-9a-f]{8}\b|\d+(?= kB)")
 
 
-def without_digits(said: object) -> str:
-    """Return a sentence with … for what another processor rounds otherwise: fractions, percentages, checksums.
+def in_lines(said: object) -> str:
+    """Return a sentence in lines, with … for what is of this machine alone: checksums, the size of a file.
 
-    >>> without_digits("record 5: expected CRC32 43c81e05, found a9c97339; 1 number of 12,288: 0.0414 -> 1.41e+37")
-    'record 5: expected CRC32 …, found …; 1 number of 12,288: … -> …'
+    >>> print(
+    ...     in_lines(
+    ...         "record 5: expected CRC32 43c81e05, found a9c97339; 1 number of 12,288 differs: 0.0435 -> 1.48e+37"
+    ...     )
+    ... )
+    record 5: expected CRC32 …, found …; 1 number of 12,288 differs: 0.0435 -> 1.48e+37
     """
-    return _DIGITS.sub("…", str(said))
+    masked = _OF_THIS_MACHINE.sub("…", str(said))
+    return textwrap.fill(masked, 96, break_long_words=False, break_on_hyphens=False)
 
 
 # ------------------------------------------------------------------------------------------------------- two files
@@ -176,7 +185,7 @@ def survey(flips: Sequence[Flipped]) -> tuple[Figure, str]:
             small.set_title(kind, color=colour, loc="center", fontsize=11)
         ax.axhline(_VISIBLE, color=BLACK, linewidth=1, linestyle=":")
         ax.text(31.3, 1.5 * _VISIBLE, "visible above this line", ha="right")
-        ax.set(yscale="log", ylim=(least / 3, 5 * most), xlim=(-0.6, 31.6), ylabel="largest change of a blendshape")
+        ax.set(yscale="log", ylim=(least / 3, 5 * most), xlim=(-0.6, 31.6), ylabel="largest change in a face of 0 to 1")
         ax.set_yticks([most, 1, 1e-3, 1e-6, least], ["NaN", "1", "$10^{-3}$", "$10^{-6}$", "none"])
         names = [f"{high if high == low else f'{high} to {low}'}\n{name}" for name, high, low, _ in _REGIONS]
         ax.set_xticks([31 - (high + low) / 2 for _, high, low, _ in _REGIONS], names)
@@ -185,8 +194,18 @@ def survey(flips: Sequence[Flipped]) -> tuple[Figure, str]:
         ax.grid(axis="x", visible=False)
         for _, high, low, colour in _REGIONS:
             ax.axvspan(30.5 - high, 31.5 - low, color=colour, alpha=0.09, linewidth=0)
-        ax.set_xlabel("the bit that was flipped")
+        if alike := _alike(flips):
+            said = f"bits {alike[0]} to {alike[-1]}:\nthe weight is\nnow nearly 0"
+            ax.text(31 - sum(alike) / len(alike), 7e-7, said, ha="center", va="center")
+        ax.set_xlabel(f"the bit that was flipped; a dot for each of {len(flips) // len(BITS)} weights")
     return figure, _told(flips)
+
+
+def _alike(flips: Sequence[Flipped]) -> list[int]:
+    """Return the bits of the exponent, from 29 down, that do what 29 does: they bring the weights to nearly 0."""
+    changes = {bit: [one.change for one in flips if one.bit == bit] for bit in range(29, 22, -1)}
+    alike = takewhile(lambda bit: np.allclose(changes[bit], changes[29], rtol=0.05, atol=0), changes)
+    return bits if len(bits := list(alike)) > 1 else []
 
 
 def _side_by_side(flips: Sequence[Flipped]) -> list[float]:
@@ -200,13 +219,18 @@ def _side_by_side(flips: Sequence[Flipped]) -> list[float]:
 
 
 def _told(flips: Sequence[Flipped]) -> str:
-    total = len(flips)
+    weights = len(flips) // len(BITS)
     loaded, found = sum(one.is_loaded for one in flips), sum(one.is_found for one in flips)
-    wrecked = sorted({one.bit for one in flips if one.change != one.change}, reverse=True)
     return (
-        f"{total} flips, {total // 32} of each bit. Loaded without an error: {loaded}. Found by checksums: {found}.\n"
-        f"Bits that turned a face into NaN: {', '.join(map(str, wrecked)) or 'none'}."
+        f"{len(flips)} flips: each of the {len(BITS)} bits of {weights} weights. Loaded without an error: {loaded}. "
+        f"Found by checksums: {found}.\n"
+        f"NaN came from {_bits_that_made('NaN', flips)}, another face from {_bits_that_made('another face', flips)}."
     )
+
+
+def _bits_that_made(kind: str, flips: Sequence[Flipped]) -> str:
+    bits = sorted({one.bit for one in flips if _kind(one) == kind}, reverse=True)
+    return f"bit{'s' * (len(bits) > 1)} {', '.join(map(str, bits))} only" if bits else "no bit"
 
 
 # --------------------------------------------------------------------------------------------------------- the widget
@@ -226,24 +250,29 @@ def one_flip(path: str | Path, weight: Weight, bit: int, *, titled: bool = False
     )
     numbers = {name: _number(row) for name, row in rows.items()}
     with style():
-        figure = Figure(figsize=(9, 4.5))
+        width, height = 9, 4.62 if titled else 4.05  # inches
+        figure = Figure(figsize=(width, height))
         figure.set_layout_engine("none")
         if titled:
             figure.text(0.01, 0.985, caption, va="top", linespacing=1.35)
         for column, (name, value) in enumerate(numbers.items()):
             colour = (BLACK, VERMILLION)[column]
-            x = 0.25 + 0.5 * column
-            ax = figure.add_axes((x - 0.06, 0.33, 0.265, 0.265 * 9 / 4.5))
+            left, side = 0.5 * column, 0.265 * width
+            ax = figure.add_axes((left + 0.2, 1.62 / height, 0.265, side / height))
             draw_face(ax, (before, after)[column][0])
             text: dict[str, Any] = {"ha": "center", "color": colour}
-            figure.text(x - 0.135, 0.69, name, **text)
-            figure.text(x - 0.135, 0.59, _scientific(value), fontsize=17, **text)
-        ax = figure.add_axes((0.085, 0.02, 0.905, 0.3))
+            figure.text(left + 0.105, 3.2 / height, name, **text)
+            figure.text(left + 0.105, 2.75 / height, _scientific(value), fontsize=16, **text)
+        ax = figure.add_axes((0.085, 0.09 / height, 0.905, 1.5 / height))
         _bits(ax, rows, bit)
     return figure, caption
 
 
 def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
+    ax.text(-0.8, -0.8, "bit", ha="right", va="center")
+    for x, bit in enumerate(BITS):
+        weight = "bold" if bit == flipped else "normal"
+        ax.text(x, -0.8, str(bit), ha="center", va="center", fontsize=10, fontweight=weight)
     for y, (name, row) in enumerate(rows.items()):
         ax.text(-0.8, y, name, ha="right", va="center")
         for x, digit in enumerate(row):
@@ -263,8 +292,19 @@ def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
             )
     for name, high, low, colour in _REGIONS:
         ax.text(31 - (high + low) / 2, 1.95, name, ha="center", va="center", color=colour, fontweight="bold")
-    ax.set(xlim=(-0.6, 31.6), ylim=(2.4, -0.6))
+    ax.set(xlim=(-0.6, 31.6), ylim=(2.4, -1.15))
     ax.set_axis_off()
+
+
+def _small_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG of 64 colours, the five of the lessons among them: one notebook holds two of these."""
+    drawn, written = io.BytesIO(), io.BytesIO()
+    with style():
+        figure.savefig(drawn, format="png", dpi=200)
+    image = PIL.Image.open(drawn).convert("RGB")
+    image = image.quantize(64, PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE)
+    image.save(written, format="png", optimize=True)
+    return written.getvalue()
 
 
 def _number(row: str) -> float:
@@ -274,9 +314,11 @@ def _number(row: str) -> float:
 
 def _scientific(value: float) -> str:
     if not np.isfinite(value) or value == 0:
-        return str(value)
+        return str(value).replace("-", "−")
+    if 1e-4 <= abs(value) < 1e4:
+        return f"{value:.5f}".replace("-", "−")  # as a power of ten has it
     digits, _, power = f"{value:.2e}".partition("e")
-    return f"{value:.5f}" if 1e-4 <= abs(value) < 1e4 else rf"${digits} \times 10^{{{int(power)}}}$"
+    return rf"${digits} \times 10^{{{int(power)}}}$"
 
 
 def _region(bit: int) -> str:
@@ -328,7 +370,7 @@ class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     def _draw(self) -> None:
         figure, self.caption = one_flip(self._path, self._weight, self.value)  # the caption stands below it
-        self._image.value = to_png(figure)
+        self._image.value = _small_png(figure)
         for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
             label.value = line
 
@@ -338,7 +380,7 @@ class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
         figure, caption = one_flip(self._path, self._weight, self.value, titled=True)
-        return live | {"image/png": to_png(figure), "text/plain": caption}
+        return live | {"image/png": _small_png(figure), "text/plain": caption}
 
     def show(self) -> None:
         """Display it in a notebook, print its caption elsewhere."""

@@ -66,7 +66,7 @@ class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
     """A slider over the epochs of a run: at each its checkpoint is loaded, and the face says five vowels.
 
     It begins at the last epoch. `value` is the epoch; to set it moves the slider. Where nothing runs the picture alone
-    is shown.
+    is shown. Show each only once: a player that is seen twice stops as soon as it begins.
     """
 
     def __init__(self, checkpoints: str | os.PathLike[str]) -> None:
@@ -77,11 +77,11 @@ class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._drawn: dict[int, tuple[bytes, str]] = {}
         first, last = min(self._paths), max(self._paths)
         self._slider = IntSlider(last, first, last, description="epoch", layout=Layout(width="26em"))
-        play = Play(value=last, min=first, max=last, interval=800, description="play")
-        jslink((play, "value"), (self._slider, "value"))
+        self._play = Play(value=last, min=first, max=last, interval=800, description="play")
+        jslink((self._play, "value"), (self._slider, "value"))
         self._image, self._label = Image(layout=Layout(max_width="936px")), Label()
         self._slider.observe(self._draw, "value")
-        super().__init__([HBox([play, self._slider]), self._image, self._label])
+        super().__init__([HBox([self._play, self._slider]), self._image, self._label])
         self._draw()
 
     @property
@@ -93,7 +93,7 @@ class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
     def value(self, epoch: int) -> None:
         if epoch not in self._paths:
             raise ValueError(f"expected one of the epochs {', '.join(map(str, sorted(self._paths)))}, found {epoch!r}")
-        self._slider.value = epoch
+        self._slider.value = self._play.value = epoch  # the browser links them, and is not there yet at first
 
     @property
     def caption(self) -> str:

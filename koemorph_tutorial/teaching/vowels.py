@@ -58,7 +58,7 @@ def say(model: nn.Module) -> Tensor:
 
 
 def read(faces: Tensor) -> str:
-    """Read five faces from their lips: per face the vowel whose own face is nearest."""
+    """Read faces from their lips: per face the vowel whose own face is nearest."""
     return "".join(VOWELS[nearest] for nearest in torch.cdist(faces, moments()[1]).argmin(1))
 
 
@@ -99,7 +99,7 @@ def grid(rows: Mapping[str, Tensor], *, below: Mapping[str, str] | None = None) 
 
 
 def ways(models: Mapping[str, nn.Module]) -> tuple[bytes, str]:
-    """Draw what networks say that came out of one file, and say which of them can be read from the lips."""
+    """Draw what networks say, and say which of them can be read from the lips."""
     faces = {name: say(model) for name, model in models.items()}
     whole = {name: all(is_right(read(found))) for name, found in faces.items()}
     said = "; ".join(f"{'all right' if whole[name] else 'not all'} ({' '.join(name.split())})" for name in faces)
@@ -107,10 +107,11 @@ def ways(models: Mapping[str, nn.Module]) -> tuple[bytes, str]:
 
 
 def trembling(model: nn.Module, times: int = 12) -> tuple[bytes, str]:
-    """Show the faces that a network makes to one sound, asked again and again, one after the other; count them."""
+    """Show the faces that a network makes to one sound, asked again and again; count them, and read their lips."""
     sound = moments()[0][1:2]
     with torch.no_grad():
         faces = torch.cat([model(sound) for _ in range(times)])
-    different = len(faces.unique(dim=0))
+    different, is_read = len(faces.unique(dim=0)), set(read(faces)) == {"i"}
     png = talking_face(faces, faces_per_second=8, pixels=192)
-    return png, f"One sound, an “i”, asked {times} times: {count(different, 'different face')}."
+    how = "all read right" if is_read else "not all read right"
+    return png, f"One sound, an “i”, asked {times} times: {count(different, 'different face')}, {how}."

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import damage, hostile
+from tests import damage
 
 SMALL = ["training.epochs=2", "data.train_windows=64", "data.validation_windows=16", "data.seconds=3.0"]
 SLOWEST = 5.0  # seconds
@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_found_or_touches_no_state(files: dict[str, Path], kind
     path.write_bytes(original)
     assert "touches no state" == damage.outcome_of(path, state)
     outcomes: dict[str, list[str]] = {}
-    for what, data in hostile.flips(original, 1000):
+    for what, data in damage.flips(original, 1000):
         path.write_bytes(data)
         outcomes.setdefault(damage.outcome_of(path, state), []).append(what)
     counts = {outcome: len(flips) for outcome, flips in outcomes.items()}
@@ -62,7 +62,7 @@ def test_two_hundred_cuts_and_overwrites_are_found(
 ) -> None:
     """Each in one line; an overwrite that changes no byte, or none that counts, may be sound."""
     original, state = files[kind].read_bytes(), damage.loaded(files[kind])
-    damages = list(getattr(hostile, harm)(original, 200))
+    damages = list(getattr(damage, harm)(original, 200))
     path = tmp_path / files[kind].name
     verdicts = damage.told_in_one_line(path, damages)
     for (what, data), verdict in zip(damages, verdicts, strict=True):
@@ -77,7 +77,7 @@ def test_two_hundred_cuts_and_overwrites_are_found(
 def test_two_hundred_files_of_noise_get_a_verdict(tmp_path: Path) -> None:
     """Random bytes, most of which begin as a real format does: one line each, soon, in little memory."""
     start, slowest, verdicts = _peak(), 0.0, Counter[str]()
-    for what, data in hostile.random_files(200):
+    for what, data in damage.random_files(200):
         for name in ("noise.pth", "noise.safetensors"):
             began = time.process_time()
             verdicts.update(damage.told_in_one_line(tmp_path / name, [(what, data)]))
@@ -94,10 +94,10 @@ def test_damaged_files_are_told_by_every_command_in_a_process_of_its_own(
     """A sample of all of it: no traceback, no hang, one line of refusal."""
     rng = random.Random(0)
     damages = [
-        *hostile.flips(files["ours"].read_bytes(), 5, seed=1),
-        *hostile.truncations(files["ours"].read_bytes(), 5, seed=1),
-        *hostile.overwrites(files["TorchScript"].read_bytes(), 5, seed=1),
-        *rng.sample(list(hostile.random_files(60, seed=1)), 10),
+        *damage.flips(files["ours"].read_bytes(), 5, seed=1),
+        *damage.truncations(files["ours"].read_bytes(), 5, seed=1),
+        *damage.overwrites(files["TorchScript"].read_bytes(), 5, seed=1),
+        *rng.sample(list(damage.random_files(60, seed=1)), 10),
     ]
     for what, data in damages:
         path = tmp_path / "damaged.pth"

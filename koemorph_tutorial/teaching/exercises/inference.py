@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 from collections.abc import Mapping
-from itertools import zip_longest
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.teaching.lessons import (
@@ -33,8 +35,8 @@ LOWER = Choice(
         ),
         "b": Option(
             text="No. Something was forgotten.",
-            reply="On one machine a run that comes back whole ends with the same loss, to the last bit. Lower is "
-            "different, and different means forgotten.",
+            reply="On one machine, on the CPU, a run that comes back whole ends with the same loss, to the last bit. "
+            "Lower is different, and different means forgotten.",
         ),
         "c": Option(
             text="Nobody can tell: random numbers make every run end a little differently.",
@@ -60,9 +62,9 @@ PREDICTION = Choice(
             "that every Python has.",
         ),
         "c": Option(
-            text="The names are printed. Before that, something has run that the stranger chose.",
-            reply="Most of a `.pth` is numbers, but what puts them together is a pickle, a list of instructions, and "
-            "one of them says: call this function. The class itself is not needed.",
+            text="The names are printed. Before that, something else has run.",
+            reply="Something that the stranger chose. Most of a `.pth` is numbers, but what puts them together is a "
+            "pickle, a list of instructions, and one of them says: call this function. The class itself is not needed.",
         ),
     },
     right="c",
@@ -70,6 +72,9 @@ PREDICTION = Choice(
 
 
 # ------------------------------------------------------------------------------------------------ 04.3
+
+
+_ABOUT_GRADIENTS = {"no_grad", "inference_mode", "set_grad_enabled"}
 
 
 def _small_model(seed: int) -> nn.Module:
@@ -89,7 +94,7 @@ def _examine_use(for_use: Any) -> None:
     if is_untouched(for_use, _use("# your line")):
         raise NotAttemptedError
     saved, model = _small_model(1), _small_model(2)
-    saved(torch.linspace(-3, 3, 32).reshape(8, 4))  # so that its running statistics are not those of a fresh one
+    saved(torch.linspace(-3, 3, 32).reshape(8, 4))  # so that its running averages are not those of a fresh one
     state = {name: value.clone() for name, value in saved.state_dict().items()}
     found = for_use(model, {"model_state_dict": {name: value.clone() for name, value in state.items()}})
     if is_nothing(found):
@@ -106,14 +111,24 @@ def _examine_use(for_use: Any) -> None:
         _answers_alike(found, state)
     elif not found.training and (dropping or counting):
         raise WrongAnswerError("flag")
-    elif dropping and not any(weight.requires_grad for weight in found.parameters()):
-        raise WrongAnswerError("frozen")
     elif counting and not dropping:
         raise WrongAnswerError("dropout")
     elif dropping or counting:
-        raise WrongAnswerError("training")
+        raise WrongAnswerError(_why_in_training(for_use, found))
     else:
         _answers_alike(found, state)
+
+
+def _why_in_training(for_use: Any, model: nn.Module) -> str:
+    """Return what was done in place of the call that is missing."""
+    code = getattr(inspect.unwrap(for_use), "__code__", None)
+    steps = list(dis.get_instructions(code)) if code else []
+    if any(a.argval == "eval" and b.opname == "POP_TOP" for a, b in pairwise(steps)):
+        return "brackets"
+    named = {step.argval for step in steps if isinstance(step.argval, str)}
+    if not any(weight.requires_grad for weight in model.parameters()) or named & _ABOUT_GRADIENTS:
+        return "gradients"
+    return "seed" if "manual_seed" in named else "training"
 
 
 def _answers_alike(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -146,14 +161,24 @@ USE = Exercise(
     examine=_examine_use,
     misconceptions={
         "training": Misconception(
-            says="Its layers still work as in training: dropout drops, BatchNorm goes on counting. The weights do not "
-            "say whether a network is being trained or used; a call does. (With its brackets.)",
+            says="Its layers still work as in training: dropout drops, and BatchNorm goes by each batch and moves its "
+            "running averages. The weights do not say whether a network is being trained or used; a call does.",
             example=_use("model.train()"),
         ),
-        "frozen": Misconception(
-            says="Now no weight has a gradient, which saves memory. But dropout still drops, and BatchNorm goes on "
-            "counting: neither asks for gradients. They ask for the mode, which is something else.",
+        "brackets": Misconception(
+            says="`model.eval` without brackets names the call, and does not make it: dropout drops, and BatchNorm "
+            "goes by each batch, as in training.",
+            example=_use("model.eval"),
+        ),
+        "gradients": Misconception(
+            says="That is about gradients. Dropout still drops, and BatchNorm still goes by each batch: neither asks "
+            "for gradients. They ask for the mode, which is something else.",
             example=_use("model.requires_grad_(False)"),
+        ),
+        "seed": Misconception(
+            says="Same seed, same mask: dropout still drops. What is to change is the mode, in which nothing is left "
+            "to chance.",
+            example=_use("torch.manual_seed(0)"),
         ),
         "flag": Misconception(
             says="You set the flag of the outermost module, and the layers inside have flags of their own, still those "
@@ -161,8 +186,8 @@ USE = Exercise(
             example=_use("model.training = False"),
         ),
         "dropout": Misconception(
-            says="Dropout is off, and BatchNorm goes on counting: what it answers depends on the rest of the batch, "
-            "and each use changes its statistics. There is a call for all layers at once.",
+            says="Dropout is off, and BatchNorm still works as in training: what it answers depends on the rest of the "
+            "batch, and each use moves its running averages. There is a call for all layers at once.",
             example=_use(
                 "for part in model.modules():",
                 "    if isinstance(part, torch.nn.Dropout):",
@@ -189,12 +214,15 @@ def _model_with_names() -> nn.Module:
             "model": nn.Linear(2, 2),
             "mel": nn.Linear(2, 2),
             "decoder": nn.ModuleDict({"module": nn.Linear(2, 1), "my_module": nn.Linear(1, 1)}),
+            "module_list": nn.ModuleList([nn.Linear(1, 2)]),
         }
     )
 
 
+_LIKE_A_WRAPPER = ["module_list.0.weight", "module_list.0.bias"]
 _BOTH_ORDERS = {"module._orig_mod.", "_orig_mod.module."}
-_WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.")
+_MORE = {"module.module.", "module._orig_mod.module._orig_mod.", 4 * "module.", 2 * "_orig_mod.module."}
+_WRAPPERS = ("", "module.", "_orig_mod.", *sorted(_BOTH_ORDERS), *sorted(_MORE))
 
 
 def _examine_names(plain_names: Any) -> None:
@@ -210,14 +238,23 @@ def _examine_names(plain_names: Any) -> None:
             raise WrongAnswerError("strip")
     if "module.weight" in results[""]:
         raise WrongAnswerError("split")
-    if wrong.keys() == {"module.module."}:
+    if [own for own, found in zip(plain, results[""], strict=False) if own != found] == _LIKE_A_WRAPPER:
+        raise WrongAnswerError("dot")
+    if wrong and wrong.keys() <= _MORE:
         raise WrongAnswerError("again")
-    if wrong and wrong.keys() <= {*_BOTH_ORDERS, "module.module."}:
+    if wrong and wrong.keys() <= _BOTH_ORDERS | _MORE:
         raise WrongAnswerError("one" if wrong.keys() >= _BOTH_ORDERS else "order")
     for wrapper, names in wrong.items():
-        pairs = zip_longest(plain, names, fillvalue="nothing")
-        name, found = next((own, found) for own, found in pairs if own != found)
-        raise WrongAnswerError(f"of `{wrapper}{name}` it makes `{printable(found, 60)}`; the model calls it `{name}`")
+        missing = [name for name in plain if name not in names]
+        if set(names) < set(plain):
+            before = f"whose names begin with `{wrapper}`" if wrapper else "without wrappers"
+            raise WrongAnswerError(f"from a state {before} `{missing[0]}` is missing: every tensor is wanted")
+        for own, found in zip(plain, names, strict=False):
+            if own != found:
+                raise WrongAnswerError(
+                    f"of `{wrapper}{own}` it makes `{printable(found, 60)}`; the model calls it `{own}`"
+                )
+        raise WrongAnswerError(f"expected {len(plain)} names, as in the state, found {len(names)}")
 
 
 def _renamed(plain_names: Any, prefix: str, plain: Mapping[str, Tensor]) -> list[str]:
@@ -273,8 +310,8 @@ NAMES = Exercise(
             ),
         ),
         "again": Misconception(
-            says="Each wrapper is taken off once, and one may come twice: an averaged model (`AveragedModel`) of one "
-            "that is spread over GPUs begins with `module.module.`.",
+            says="So many wrappers and no more are taken off, and more may come: the names of an averaged model "
+            "(`AveragedModel`) of one that is spread over GPUs begin with `module.module.`, and both may be compiled.",
             example=_names(
                 *_LOOP,
                 '    name = name.removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")',
@@ -282,8 +319,8 @@ NAMES = Exercise(
             ),
         ),
         "replace": Misconception(
-            says="`replace` finds `module.` in the middle of a name as well. This model has a part of its own called "
-            "`decoder.module`, and after your line its weights have lost their name. A wrapper stands in front.",
+            says="Your answer takes `module.` out of the middle of a name as well. This model has a part of its own "
+            "called `decoder.module`, and its weights have lost their name. A wrapper stands in front.",
             example=_names(
                 'return {name.replace("module.", "").replace("_orig_mod.", ""): v for name, v in state.items()}'
             ),
@@ -297,6 +334,16 @@ NAMES = Exercise(
             says="It takes the first part off, whatever it is. A file without wrappers loses a part of its names: "
             "`model.weight` becomes `weight`.",
             example=_names('return {name.split(".", 1)[1]: value for name, value in state.items()}'),
+        ),
+        "dot": Misconception(
+            says="`module_list.0.weight` begins with “module” as well. It is a name of the model's own, and your "
+            "answer spoils it: the dot belongs to a wrapper's name.",
+            example=_names(
+                *_LOOP,
+                '    while name.startswith(("module", "_orig_mod")):',
+                '        name = name[name.index(".") + 1 :]',
+                *_KEEP,
+            ),
         ),
     },
     hint='`while name.startswith(("module.", "_orig_mod."))`: take one off, and look again.',
@@ -315,13 +362,17 @@ NAMES = Exercise(
 
 
 def _body_and_head(seed: int, classes: int) -> nn.Module:
+    """Return a network whose body has a part that is called head as well, no tensor of it equal for two seeds."""
     import torch
     from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-        return nn.ModuleDict({"body": body, "head": nn.Linear(4, classes)})
+        body = nn.ModuleDict({"0": nn.Linear(3, 4), "1": nn.BatchNorm1d(4), "head": nn.Linear(4, 4)})
+        model = nn.ModuleDict({"body": body, "head": nn.Linear(4, classes)})
+    for value in model.state_dict().values():
+        value += seed  # what is new in a BatchNorm is the same in all
+    return model
 
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:
@@ -351,61 +402,71 @@ def _examine_body(load_body: Any) -> None:
         after = model.state_dict()
         if any(not torch.equal(after[name], before[name]) for name in after if name.startswith("head.")):
             raise WrongAnswerError("head")
-        if any(not torch.equal(after[name], state[name]) for name in after if name.startswith("body.")):
+        late = {name for name in after if name.startswith("body.") and not torch.equal(after[name], state[name])}
+        if late and late <= {name for name, _ in model.named_buffers()}:
+            raise WrongAnswerError("buffers")
+        if late and all(name.startswith("body.head.") for name in late):
+            raise WrongAnswerError("inside")
+        if late:
             raise WrongAnswerError(f"from a file {what} the body did not arrive whole")
-    longer = {**old, "body.2.weight": torch.ones(4, 4)}
-    shorter = {name: value for name, value in old.items() if name != "body.1.running_mean"}
-    reshaped = {**old, "body.1.weight": torch.ones(7)}
-    wrapped = {f"module.{name}": value for name, value in old.items()}
-    unrelated = {"weight": torch.ones(2)}
-    for name, state in (("wrapped", wrapped), ("missing", shorter), ("leftover", longer), ("reshaped", reshaped)):
-        _refused(load_body, name, state, old)
-    _refused(load_body, "unrelated", unrelated, old)
+    for what, state in _unfit(old).items():
+        _refused(load_body, what, state, old)
 
 
-def _refused(load_body: Any, name: str, state: dict[str, Tensor], old: Mapping[str, Tensor]) -> None:
-    """Raise unless a file that does not fit is refused, and the model is then as it was."""
+def _unfit(old: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return states that are to be refused: what is the matter, or the misconception of whoever takes it -> state."""
+    import torch
+
+    return {
+        "silent": {f"module.{name}": value for name, value in old.items()},
+        "missing": {name: value for name, value in old.items() if name != "body.1.running_mean"},
+        "leftover": {**old, "body.2.weight": torch.ones(4, 4)},
+        "dot": {**old, "headless.weight": torch.ones(4, 4)},
+        "a tensor of another shape was not refused": {**old, "body.1.weight": torch.ones(7)},
+        "numbers": {**old, "body.0.weight": old["body.0.weight"].T.contiguous()},
+        "a file with nothing that fits was not refused": {"weight": torch.ones(2)},
+    }
+
+
+def _refused(load_body: Any, what: str, state: dict[str, Tensor], old: Mapping[str, Tensor]) -> None:
+    """Raise unless a file that does not fit is refused by ValueError, and the model is then as it was."""
     import torch
 
     model = _body_and_head(2, 2)
     before = _copy_of(model)
+    raised: Exception | None = None
     try:
         load_body(model, dict(state))
-    except (RuntimeError, ValueError, KeyError):
-        is_refused = True
-    else:
-        is_refused = False
+    except Exception as error:
+        raised = error
     after = model.state_dict()
-    if not is_refused:
+    if raised is None:
         arrived = all(torch.equal(value, old[key]) for key, value in after.items() if key.startswith("body."))
-        if name == "wrapped" and arrived:
+        if what == "silent" and arrived:
             return  # the prefix was taken off: more than was asked for
-        says = {"wrapped": "silent", "unrelated": "silent", "missing": "missing", "leftover": "leftover"}
-        raise WrongAnswerError(says.get(name, "a tensor of another shape was not refused"))
+        raise WrongAnswerError(what)
     if any(not torch.equal(after[key], before[key]) for key in before):
         raise WrongAnswerError("half")
+    if not isinstance(raised, ValueError):
+        found = first_line(raised).removesuffix(": ")
+        raise WrongAnswerError(f"for a file that does not fit: expected ValueError, found {found}") from raised
 
 
 def _body(*lines: str) -> str:
     body = "\n    ".join(lines)
     return f'''\
 def load_body(model, state):
-    """Fill all of `model` but its `head`. Where that does not fit, raise ValueError and change nothing."""
+    """Fill all but the `head`, or raise ValueError and change nothing."""
     {body}
 '''
 
 
-_TAKE = 'body = {name: value for name, value in state.items() if not name.startswith("head.")}'
+_TAKE = 'body = {k: v for k, v in state.items() if not k.startswith("head.")}'
 _LOAD = "model.load_state_dict(body, strict=False)"
 _FOUND = "found = model.load_state_dict(body, strict=False)"
 _RAISE = '    raise ValueError("the body in the file is not that of the model")'
-_SHAPES = (
-    "wanted = {",
-    "    name: value.shape",
-    "    for name, value in model.state_dict().items()",
-    '    if not name.startswith("head.")',
-    "}",
-)
+_OWN = 'own = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}'
+_COMPARE = "if own.keys() != body.keys() or any(own[k].shape != body[k].shape for k in own):"
 
 BODY = Exercise(
     asks="A new head",
@@ -414,8 +475,8 @@ BODY = Exercise(
     examine=_examine_body,
     misconceptions={
         "size": Misconception(
-            says="The old head has another size, and torch raises an error: `strict=False` forgives names that do not "
-            "fit, never shapes. Take the head out of the state before you load it.",
+            says="The old head has another size, and torch raises an error, with `strict=False` as without: that "
+            "forgives names that do not fit, never shapes. Take the head out of the state before you load it.",
             example=_body(
                 "found = model.load_state_dict(state, strict=False)",
                 "if found.missing_keys:",
@@ -438,6 +499,30 @@ BODY = Exercise(
             "nothing of it has arrived. `load_state_dict` returns what was missing and what was left over: look at it.",
             example=_body(_TAKE, _LOAD),
         ),
+        "inside": Misconception(
+            says="`body.head.weight` has “head” in the middle of its name, and is a part of the body: it did not "
+            "arrive. The head's own names begin with `head.`.",
+            example=_body(
+                'body = {k: v for k, v in state.items() if "head" not in k}',
+                'own = {k: v for k, v in model.state_dict().items() if "head" not in k}',
+                _COMPARE,
+                _RAISE,
+                _LOAD,
+            ),
+        ),
+        "buffers": Misconception(
+            says="The parameters arrived, and BatchNorm's running averages (`body.1.running_mean`) did not. They are "
+            "buffers: not trained, so not among the parameters, and a part of the state all the same.",
+            example=_body(
+                _TAKE,
+                _OWN,
+                _COMPARE,
+                _RAISE,
+                "for name, weight in model.named_parameters():",
+                "    if name in body:",
+                "        weight.data.copy_(body[name])",
+            ),
+        ),
         "missing": Misconception(
             says="The file lacks a part of the body (`body.1.running_mean`), and nobody was told: the model keeps what "
             "it had there. Names that are missing count, not only those that are left over.",
@@ -453,10 +538,33 @@ BODY = Exercise(
             "another network. Names that are left over count, not only those that are missing.",
             example=_body(
                 _TAKE,
-                'wanted = {name for name in model.state_dict() if not name.startswith("head.")}',
-                "if not wanted <= body.keys():",
+                _OWN,
+                "if not own.keys() <= body.keys():",
                 _RAISE,
                 _LOAD,
+            ),
+        ),
+        "dot": Misconception(
+            says="`headless.weight` begins with “head” as well, and is not the head's: the file is that of another "
+            "network, and nobody was told. The dot belongs to the name: `head.`.",
+            example=_body(
+                'body = {k: v for k, v in state.items() if not k.startswith("head")}',
+                _OWN,
+                _COMPARE,
+                _RAISE,
+                _LOAD,
+            ),
+        ),
+        "numbers": Misconception(
+            says="A weight of shape (3, 4) was taken for one of (4, 3): as many numbers, in another order, so another "
+            "layer. Compare shapes, not how many numbers there are.",
+            example=_body(
+                _TAKE,
+                _OWN,
+                _COMPARE.replace("shape", "numel()"),
+                _RAISE,
+                "for name, value in own.items():",
+                "    value.copy_(body[name].reshape(value.shape))",
             ),
         ),
         "half": Misconception(
@@ -471,15 +579,9 @@ BODY = Exercise(
             ),
         ),
     },
-    hint="Two dicts from names to shapes, of the model and of the state, each without the head. Equal: load. "
+    hint="Two dicts, `model.state_dict()` and the state, each without the head. Names and shapes are equal: load. "
     "Otherwise raise, before anything is loaded.",
-    solution=_body(
-        _TAKE,
-        *_SHAPES,
-        "if {name: value.shape for name, value in body.items()} != wanted:",
-        _RAISE,
-        _LOAD,
-    ),
+    solution=_body(_TAKE, _OWN, _COMPARE, _RAISE, _LOAD),
     why="The body arrived whole, whatever head the file had, and a file that does not fit changed nothing. The "
     "library's `load_weights` is of this kind: it decides what fits before it fills, and says what it did.",
 )

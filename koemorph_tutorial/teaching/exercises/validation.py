@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from koemorph_tutorial.teaching.autopsy import CAUSES, CUT, DIVERGED, FLIPPED, LOST, PARTIAL, PATIENTS, UNCHECKED
+from koemorph_tutorial.teaching.autopsy import CAUSES, CUT, DIVERGED, FLIPPED, LOST, PATIENTS, REMEMBERED, UNCHECKED
 from koemorph_tutorial.teaching.flips import first_byte, flip_at
 from koemorph_tutorial.teaching.lessons import (
     Choice,
@@ -57,13 +57,14 @@ PREDICTION = Choice(
             "them.",
         ),
         "b": Option(
-            text="It loads, and the face is much as before: dropout has taught the network to do without any one "
-            "weight.",
-            reply="Dropout taught it to do without: to take 0 where a value was. This weight is not left out, it is "
-            "multiplied by 2 to the power of 128, and whatever is added to such a number drowns in it.",
+            text="It loads, and the face is much as before: it is one weight of 47,732, and the network scales what it "
+            "computes.",
+            reply="It does scale what it computes, and for that it squares it. But this weight was multiplied by 2 to "
+            "the power of 128, and the square of such a number is more than a float32 holds: infinite. From infinities "
+            "comes NaN.",
         ),
         "c": Option(
-            text="It loads without a word, and the face is ruined.",
+            text="It loads without a word, and the face is ruined: one number drowns all the others.",
             reply="`torch.load` took it, and so did the recipe's check: neither looks at the checksums that the file "
             "holds.",
         ),
@@ -106,13 +107,14 @@ def _examine_whole(is_whole: Any) -> None:
     if all(answer is None for answer in inside):
         raise WrongAnswerError("`is_whole` returned None: is `return` missing?")
     if any(isinstance(answer, str) for answer in inside):
-        raise WrongAnswerError("name")
+        names = [answer for answer in hit if isinstance(answer, str) and "/data/" in answer]
+        raise WrongAnswerError("name" if names else "words")
     if None in inside:
         raise WrongAnswerError("`is_whole` returned None for one of the files: is `return` missing on one way?")
     if not whole and all(hit):
         raise WrongAnswerError("inverted")
     if not whole:
-        raise WrongAnswerError("it calls a good file damaged, and a damaged one damaged: it always says no")
+        raise WrongAnswerError("no")
     if any(hit):
         raise WrongAnswerError("blind" if all(hit) else "one record")
 
@@ -141,7 +143,7 @@ import zipfile
 
 
 def is_whole(path):
-    """Say of a checkpoint whether all its bytes are as they were written: True or False."""
+    """Say of a checkpoint whether all its records are as they were written: True or False."""
     with zipfile.ZipFile(path) as archive:
         {body}
 '''
@@ -158,14 +160,25 @@ WHOLE = Exercise(
             "“is it whole?” that is the wrong way round: `if is_whole(path):` would hold for the damaged file.",
             example=_whole("return archive.testzip()"),
         ),
+        "words": Misconception(
+            says="It answers with a text, and any text that is not empty counts as true: `if is_whole(path):` would "
+            "hold for the damaged file. True or False was asked for.",
+            example=_whole('return "sound" if archive.testzip() is None else "damaged"'),
+        ),
+        "no": Misconception(
+            says="It said no to every file that it was tried on, and one of them is good. `testzip` returns None where "
+            "all records fit, and never True. And the file has to be judged by itself: no name of a record is known "
+            "beforehand, and no other file is there to compare.",
+            example=_whole("return archive.testzip() is True"),
+        ),
         "inverted": Misconception(
             says="The wrong way round: the good file is called damaged, the damaged one whole. `testzip` returns None "
             "where every record fits.",
             example=_whole("return archive.testzip() is not None"),
         ),
         "blind": Misconception(
-            says="It calls a file whole in which one bit was flipped. That a file opens, or has a table of contents, "
-            "says nothing about the bytes of its records. Ask for their checksums.",
+            says="It calls a file whole in which one bit was flipped. A file can open, load and hold nothing but "
+            "finite numbers, and still not be what was written. Ask for the checksums.",
             example=_whole("return zipfile.is_zipfile(path)"),
         ),
         "one record": Misconception(
@@ -186,27 +199,27 @@ WHOLE = Exercise(
     },
     hint="`archive.testzip()` reads every record. It returns the name of the first that does not fit, else None.",
     solution=_whole("return archive.testzip() is None"),
-    why="Your function tells the file from its copy with one bit flipped, whichever record was hit. It works on any "
-    "file of `torch.save` since 1.6, and needs no torch.",
+    why="Your function tells the file from its copy with one bit flipped, whichever record was hit. For a zip file "
+    "that holds checksums Python's own `zipfile` is enough, without torch.",
 )
 
 
 # ------------------------------------------------------------------------------------------------ 08.4
 
 _WOULD: Mapping[str, str] = {
-    FLIPPED: "A flipped bit breaks one checksum and changes one number.",
-    CUT: "A file that was cut short has lost its table of contents, and `zipfile` cannot open it.",
-    LOST: "A lost block breaks a checksum, and changes as many numbers as fit in it.",
-    DIVERGED: "A diverged run writes NaN, and checksums that fit it.",
-    UNCHECKED: "Where a file was saved without checksums, each of them is 0.",
-    PARTIAL: "Where a part is missing, `inspect_checkpoint` lists fewer of them than in the original.",
+    FLIPPED: "A bit flipped on the disk changes one number and breaks a checksum.",
+    REMEMBERED: "A bit flipped in memory changes one number, and is saved with a checksum that fits.",
+    LOST: "A lost block breaks a checksum, and sets as many numbers to 0 as fit in it.",
+    DIVERGED: "A diverged run writes NaN or infinity, with checksums that fit.",
+    UNCHECKED: "Saved without checksums, a file has the same numbers, and nobody can tell whether it is damaged.",
+    CUT: "A file that was cut short has lost its table of contents, which stands at the end.",
 }
-_SHOWS: Mapping[str, str] = {
-    FLIPPED: "Here one checksum does not fit, and beside the original a single number differs.",
-    CUT: "Here `zipfile` finds no archive at all, and the size is two thirds of the original's.",
-    LOST: "Here one checksum does not fit, and beside the original 1,024 numbers differ: all of them are 0 now.",
-    DIVERGED: "Here every checksum fits, every part is there, and every weight is NaN.",
-    UNCHECKED: "Here every checksum in the file is 0, and beside the original not one number differs.",
+_VERDICTS_OF: Mapping[str, str] = {
+    FLIPPED: "damaged",
+    REMEMBERED: "sound",
+    LOST: "damaged",
+    DIVERGED: "incomplete",
+    UNCHECKED: "cannot tell",
 }
 
 
@@ -214,28 +227,39 @@ def _examine_causes(causes: Any) -> None:
     given = {str(name): cause for name, cause in causes.items() if not is_nothing(cause)}
     if not given and set(causes) == set(PATIENTS):
         raise NotAttemptedError
-    strange = [name for name in given if name not in PATIENTS]
-    if strange:
-        raise WrongAnswerError(f"there is no file `{printable(strange[0], 60)}`; there are {', '.join(PATIENTS)}")
-    right = []
-    for name, true in PATIENTS.items():
-        if name not in given:
-            continue
-        cause = " ".join(given[name].lower().split()) if isinstance(given[name], str) else ""
-        if cause not in CAUSES:
-            found = printable(repr(given[name]), 60)
-            raise WrongAnswerError(f"{name}: expected one of {', '.join(map(repr, CAUSES))}, found {found}")
-        if cause != true:
-            raise WrongAnswerError(_mixed_up(true, cause))
-        right.append(name)
+    right, wrong = [], []
+    for name, answer in given.items():
+        cause = " ".join(answer.lower().split()) if isinstance(answer, str) else ""
+        if name not in PATIENTS:
+            wrong.append(f"There is no file `{printable(name, 60)}`; there are {', '.join(PATIENTS)}")
+        elif cause not in CAUSES:
+            found = printable(repr(answer), 60)
+            wrong.append(f"{name}: expected one of {', '.join(map(repr, CAUSES))}, found {found}")
+        elif cause != PATIENTS[name]:
+            wrong.append(_something_else(name, cause))
+        else:
+            right.append(name)
+    so_far = (
+        f"{' and '.join(filter(None, (', '.join(right[:-1]), right[-1])))} {'is' if len(right) == 1 else 'are'} right"
+        if right
+        else ""
+    )
+    if wrong:
+        raise WrongAnswerError(f"{so_far}. {wrong[0]}" if so_far else wrong[0])
     left = [name for name in PATIENTS if name not in given]
     if left:
-        so_far = f"{' and '.join(right)} {'is' if len(right) == 1 else 'are'} right; " if right else ""
-        raise WrongAnswerError(f"{so_far}still without a cause: {', '.join(left)}")
+        raise WrongAnswerError(f"{so_far}; still without a cause: {', '.join(left)}".removeprefix("; "))
 
 
-def _mixed_up(true: str, cause: str) -> str:
-    return f"{true} taken for {cause}"
+def _something_else(name: str, cause: str) -> str:
+    """Say what the cause that was named would do, and which tool shows that it did not: not what is the matter."""
+    if cause == CUT:
+        ask = "Does `zipfile.ZipFile` open this one?"
+    elif _VERDICTS_OF[cause] == _VERDICTS_OF[PATIENTS[name]]:
+        ask = "Let `diff_checkpoints` count the numbers that differ from `original.pth`."
+    else:
+        ask = "Does `validate_checkpoint` agree?"
+    return f"`{name}` is something else. {_WOULD[cause]} {ask}"
 
 
 def _causes(given: Mapping[str, str]) -> str:
@@ -243,8 +267,8 @@ def _causes(given: Mapping[str, str]) -> str:
     return "\n".join(
         [
             "# One for each of the five, and one is left over:",
-            '#   "a flipped bit", "cut short", "a lost block" (4,096 bytes, now zeros),',
-            '#   "a diverged run", "no checksums" (saved without), "a part is missing"',
+            '#   "a bit flipped on the disk", "a bit flipped in memory" (before it was saved), "cut short",',
+            '#   "a lost block" (4,096 bytes, now zeros), "a diverged run", "no checksums" (saved without)',
             "causes = {",
             *lines,
             "}",
@@ -259,21 +283,19 @@ AUTOPSY = Exercise(
     expects="a dict",
     examine=_examine_causes,
     misconceptions={
-        _mixed_up(true, cause): Misconception(
-            says=f"`{name}` is something else. {_WOULD[cause]} {_SHOWS[true]}",
-            example=_causes({name: cause}),
-        )
+        f"{name} taken for {cause}": Misconception(says=_something_else(name, cause), example=_causes({name: cause}))
         for name, true in PATIENTS.items()
         for cause in CAUSES
         if cause != true
     },
-    hint="Ask in this order. Does `zipfile.ZipFile(path)` open it? Does `validate_checkpoint(path)` call it damaged? "
-    "If so, how many numbers differ, by `diff_checkpoints(original, path)`? If not, what does `print` of the report "
-    "say?",
+    hint="Ask two tools about each file: `print(validate_checkpoint(path))`, and "
+    '`print(diff_checkpoints("original.pth", path))`. The one says whether the bytes are those that were written, the '
+    "other how many numbers are not those of the original. One number and “damaged” is not the same as one number and "
+    "“sound”.",
     solution=_causes(PATIENTS),
-    why="Five causes, and five things to do. Cut short: look at how it is saved (lesson 02). A flipped bit, a lost "
-    "block: look at the disk, and go back to an older file. A diverged run: look at the training. No checksums: save "
-    "it again.",
+    why="Five causes, and five things to do. A lost block, a bit flipped on the disk: look at the disk, and go back to "
+    "an older file. A bit flipped in memory: look at the computer's memory; a checksum vouches only for the way from "
+    "saving to loading. A diverged run: look at the training. No checksums: save it again, once you trust it.",
 )
 
 
@@ -302,7 +324,7 @@ def _examine_verdict(verdict: Any) -> None:
     infinite = _hit(good, "data/0", 3, 6)  # its first number is -1, and this the highest bit of its exponent
     _expect(verdict, infinite, "damaged", {"incomplete": "order"})
     lost = {KeyError: "keys", AttributeError: "keys", TypeError: "keys"}
-    partial = _save(here / "lost.pth", model_state_dict=None, format_version=1)
+    partial = _save(here / "lost.pth", model_state_dict=None)
     _expect(verdict, partial, "incomplete", {"sound": "keys"}, raised=lost)
     _expect(verdict, _save(here / "empty.pth", model_state_dict={}), "incomplete", {"sound": "empty"})
 
@@ -320,16 +342,20 @@ def _save_unchecked(path: Path) -> Path:
         config.save.compute_crc32 = before
 
 
-_IS = {
-    "good.pth": "a good file",
-    "torn.pth": "a file that is cut short",
-    "unchecked.pth": "a file that was saved without checksums",
-    "hollow.pth": "a good file with an empty tensor in it",
-    "nan.pth": "a file with a NaN among its weights",
-    "inf.pth": "a file with an infinite weight",
-    "lost.pth": "a file without `model_state_dict`",
-    "empty.pth": "a file whose `model_state_dict` is empty",
+_IS = {  # what is said of each file, and why its verdict is what it is
+    "good.pth": ("a good file", "every checksum fits, its weights are there, and all are finite"),
+    "torn.pth": ("a file that is cut short", "it ends before its table of contents"),
+    "unchecked.pth": (
+        "a good file that was saved without checksums",
+        "nothing in it says whether its bytes are those that were written",
+    ),
+    "hollow.pth": ("a good file with an empty tensor in it", "every checksum fits, and all its weights are finite"),
+    "nan.pth": ("a file with a NaN among its weights", "every checksum fits, so it was saved like this"),
+    "inf.pth": ("a file with an infinite weight", "every checksum fits, so it was saved like this"),
+    "lost.pth": ("a file without `model_state_dict`", "every checksum fits, so it was saved like this"),
+    "empty.pth": ("a file whose `model_state_dict` is empty", "every checksum fits, so it was saved like this"),
 }
+_IS_HIT = ("a file with one bit flipped", "one checksum does not fit")
 
 
 def _expect(
@@ -340,7 +366,7 @@ def _expect(
     *,
     raised: Mapping[type[Exception], str] | None = None,
 ) -> None:
-    what = _IS.get(path.name, "a file with one bit flipped")
+    what, why = _IS.get(path.name, _IS_HIT)
     try:
         found = verdict(str(path))
     except Exception as error:
@@ -354,7 +380,7 @@ def _expect(
         says = printable(repr(found), 60)
         raise WrongAnswerError(f"of {what} it says {says}; expected one of {', '.join(map(repr, _VERDICTS))}")
     if found != right:
-        raise WrongAnswerError(otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}"))
+        raise WrongAnswerError(otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}: {why}"))
 
 
 def _verdict(*lines: str) -> str:
@@ -407,8 +433,8 @@ VERDICT = Exercise(
             example=_verdict(*(line[4:] for line in _tried()[1:-2]), _LOAD, _FINITE, _LAST),
         ),
         "shrug": Misconception(
-            says="A file that is cut short is damaged: you can tell, since no file of `torch.save` ends like this. "
-            "“Cannot tell” is for a file that may be good.",
+            says="A file that is cut short is damaged: you can tell, since a zip ends with a table of contents, and "
+            "this one does not. “Cannot tell” is for a file that may be good.",
             example=_verdict(*_tried(torn="cannot tell"), _LOAD, _FINITE, _LAST),
         ),
         "off": Misconception(
