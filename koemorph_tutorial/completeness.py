@@ -85,7 +85,7 @@ def find_not_finite(path: Path, header: Header) -> Iterator[Finding]:
                         where=name,
                         expected="finite numbers",
                         found=f"{' and '.join(kinds)} of {stub.numbers:,}",
-                        todo="the run had diverged: use an older checkpoint of it",
+                        todo="the run had diverged, or memory was wrong when it was saved: use an older checkpoint",
                     )
                     found += 1
 

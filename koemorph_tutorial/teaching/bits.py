@@ -297,12 +297,16 @@ def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
 
 
 def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of 64 colours, the five of the lessons among them: one notebook holds two of these."""
+    """Return a figure as a PNG of its most frequent colours, flat tints among them: a notebook holds two of these."""
     drawn, written = io.BytesIO(), io.BytesIO()
     with style():
-        figure.savefig(drawn, format="png", dpi=200)
-    image = PIL.Image.open(drawn).convert("RGB")
-    image = image.quantize(64, PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE)
+        figure.savefig(drawn, format="png", dpi=180)
+    pixels = np.asarray(PIL.Image.open(drawn).convert("RGB"))
+    colours, index, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    palette = colours[np.argsort(-counts)[:48]]
+    distance = np.square(colours[:, None].astype(int) - palette).sum(2)
+    image = PIL.Image.fromarray(distance.argmin(1)[index].astype(np.uint8).reshape(pixels.shape[:2]))
+    image.putpalette(palette.tobytes())
     image.save(written, format="png", optimize=True)
     return written.getvalue()
 
