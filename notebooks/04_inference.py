@@ -21,7 +21,7 @@
 # - load a network so that it answers as it was trained to;
 # - notice when weights have not arrived.
 #
-# About 20 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) introduced the recipe, by which a project saves its training; [lesson 03](03_resume.ipynb) brought a whole run back. Here training is over, and only the network is wanted: part 5.2 of the recipe, loading for inference (for use, that is), and the evaluation of part 10.
+# About 20 minutes to read, 15 to practise. [Lesson 01](01_state.ipynb) introduced the recipe, by which a project saves its training; [lesson 03](03_resume.ipynb) brought a whole run back. Here training is over, and only the network is wanted: part 5.2 of the recipe, loading for inference (for use), and the evaluation of part 10.
 #
 # **日本語:** 学習が終わったあと、チェックポイントからネットワークだけを取り出して使うには、何が必要でしょうか。このレッスンでは、他人が作ったファイルを開くと何が起きるかを予想し、レシピの読み込み処理を実際に動かして確かめます。最後に、エポックごとのチェックポイントを順に開き、顔が話し方を覚えていく様子を眺めます。
 #
@@ -108,7 +108,7 @@ stranger, _ = recipe_load("face.pth", ModelConfig())
 print("read from the lips:", vowels.read(vowels.say(stranger.eval())))
 
 # %% [markdown]
-# The face speaks as it should, so nobody would notice. The first hole: **the file runs code,** which could as well have sent your own files away. The next three need no malice. **Dropout is left on:** the recipe returns a network in training mode, and each answer is another one. The face trembles, though it reads right:
+# The face speaks as it should, so nobody would notice. The first hole: **the file runs code,** which could as well have sent your own files away. The next three happen by accident. **Dropout is left on:** the recipe returns a network in training mode, and each answer is another one. The face trembles, though it reads right:
 
 # %%
 model, _ = recipe_load(run / "last_model.pth", ModelConfig())
@@ -132,7 +132,7 @@ print("arrived:", arrived, "of", len(wrapped))
 print("missing:", len(result.missing_keys))
 
 # %% [markdown]
-# **The settings are today's:** the recipe is handed a config, and the file holds its own. In between somebody has set `n_fft`, the samples in one frame of the spectrogram, from 512 to 2048. This changes no weight's shape, so there is no error.
+# **The settings are today's:** the recipe is handed a config, and the file holds its own. In between somebody has set `n_fft`, how many samples of sound are analysed at a time, from 512 to 2048. This changes no weight's shape, so there is no error.
 
 # %%
 other, _ = recipe_load(run / "last_model.pth", ModelConfig(n_fft=2048))
@@ -157,22 +157,22 @@ for name, value in steps[first:]:
         break
 
 # %% [markdown]
-# In words: name `posix.system` (Python's `os.system`), take a text, call the one with the other.
+# In words: name `posix.system` (Python's `os.system`), take a text, make it a tuple of one argument, call.
 #
-# And numbers are only half of a network. The other half, what is done with them, comes from whoever loads: the code, the settings, the mode. Below, three results of loading the same weights, all in eval mode; “reads” is what the lip reader takes a face for.
+# And numbers are only half of a network. Whoever loads must supply the other half, what is done with them: the code, the settings (take them from the file), the mode. Below, three attempts to load the same weights, all in eval mode, read from the lips.
 
 # %%
 networks = {"as trained": model, "names did\nnot fit": empty, "n_fft=2048": other}
 show(*vowels.ways({name: network.eval() for name, network in networks.items()}))
 
 # %% [markdown]
-# All of it happens. In 2024 JFrog found [about a hundred models](https://jfrog.com/blog/data-scientists-targeted-by-malicious-hugging-face-ml-models-with-silent-backdoor/) on Hugging Face that run code when they are loaded. And `strict=False` gave [this user](https://github.com/pytorch/examples/issues/1029) a model that ran and talked nonsense: its names began with `model.`.
+# All of it happens. In 2024 JFrog found [about a hundred models](https://jfrog.com/blog/data-scientists-targeted-by-malicious-hugging-face-ml-models-with-silent-backdoor/) on Hugging Face that run code when they are loaded. And `strict=False` gave [this user](https://github.com/pytorch/examples/issues/1029) a model that ran and talked nonsense: the file's names began with `model.`.
 #
-# > **Trap.** When torch refuses a file, its message tells you how to open it all the same: `weights_only=False`. It warns you, too: that is for files that you made yourself.
+# > **Trap.** When torch refuses a file, its message tells you how to open it all the same: `weights_only=False`. It warns you, too: only for a file from a trusted source.
 #
 # ## Repair: weights, names, settings, mode
 #
-# With `weights_only=True`, today's default, torch carries out only the instructions that make tensors and plain containers. (Keep torch up to date: a way around that was closed [in 2.6](https://github.com/pytorch/pytorch/security/advisories/GHSA-53q9-r3pm-6pq6), another [in 2.10](https://github.com/pytorch/pytorch/security/advisories/GHSA-63cw-57p8-fm3p).) The rest is four lines.
+# With `weights_only=True`, today's default, torch carries out only the instructions that make tensors and plain containers. (Keep torch up to date: ways around that were closed [in 2.6](https://github.com/pytorch/pytorch/security/advisories/GHSA-53q9-r3pm-6pq6) and [2.10](https://github.com/pytorch/pytorch/security/advisories/GHSA-63cw-57p8-fm3p).) The rest is four lines.
 
 # %%
 import pickle
@@ -196,29 +196,36 @@ print("something has run:", os.path.exists("you_were_here.txt"))
 torch.save(trained | {"model_state_dict": wrapped}, "wrapped.pth")
 mine, _ = load_by_hand("wrapped.pth")
 print("asked twice, equal:", torch.equal(vowels.say(mine), vowels.say(mine)))
-print("as it was trained:", torch.equal(vowels.say(mine), vowels.say(model)))
+print("same as `model` in eval:", torch.equal(vowels.say(mine), vowels.say(model.eval())))
 
 # %% [markdown]
 # (The recipe's `map_location="cpu"` was right: without it, weights saved on a GPU want one here.)
 #
-# [`load_for_inference`](../koemorph_tutorial/inference.py) does this for any network. You make the network, by the settings that `inspect_checkpoint` shows; wrong ones the loader cannot see. It checks every byte that it uses, takes off whatever stands before all names, and returns the network in eval mode; it reads `.safetensors`, a format of numbers only, as well. And it unpickles nothing: from the instructions it works out where the tensors lie, and calls nothing. So it gets the weights even from the stranger's file. `load_weights`, the same without the mode, says what else it saw there:
+# [`load_for_inference`](../koemorph_tutorial/inference.py) does this for any network, from `.pth` or `.safetensors`, a format of numbers only. You make the network, by the settings that `inspect_checkpoint` shows: wrong ones that change no shape go unseen. It
+#
+# - checks every byte that it uses;
+# - takes off whatever stands before all names;
+# - returns the network in eval mode;
+# - runs nothing: it reads the instructions only to learn where the tensors lie.
+#
+# So it gets the weights even from the stranger's file. `load_weights`, the same without the mode, says what else was there:
 
 # %%
 from koemorph_tutorial import inspect_checkpoint, load_for_inference, load_weights
 
 settings = ModelConfig(**inspect_checkpoint("wrapped.pth").config["model"])
 ours, metrics = load_for_inference("wrapped.pth", SimplifiedKoeMorphModel(settings))
-print("as it was trained:", torch.equal(vowels.say(ours), vowels.say(model)))
+print("same as `model` in eval:", torch.equal(vowels.say(ours), vowels.say(model.eval())))
 
-theirs = SimplifiedKoeMorphModel()  # their file holds no settings: the default ones
+theirs = SimplifiedKoeMorphModel()  # no settings in their file: the defaults are a guess, and here it fits
 print(load_weights("face.pth", theirs))
 print("read from the lips:", vowels.read(vowels.say(theirs.eval())))
 print("something has run:", os.path.exists("you_were_here.txt"))
 
 # %% [markdown]
-# Whether a network is any good is another question: measure it. `koemorph evaluate --checkpoint run/checkpoints/best_model.pth` does, on a voice that no training has heard, with the settings of the file. (It refuses the stranger's, which names code.)
+# Whether a network is any good is another question: measure it. `koemorph evaluate --checkpoint run/checkpoints/best_model.pth` does, on a voice that no training has heard, with the file's settings. (It refuses the stranger's, which names code.)
 #
-# **The time machine.** Each file of a run is the network as it once was. Move the slider: the file of that epoch is loaded, and the face says five vowels, in a voice that it was not trained on. (The loss is that on this voice and another.) The second one stands at epoch 0: press play, and the face learns to speak once more. It may lose a vowel on the way: not every epoch is better than the last.
+# **The time machine.** Each file of a run is the network as it once was. Move the slider: the file of that epoch is loaded, and the face says five vowels, in a voice that it was not trained on. (The loss is that on this voice and another.) The second one stands at epoch 0: press play, and the face learns to speak. It may lose a vowel on the way: not every epoch is better than the last.
 
 # %%
 slider = timemachine.TimeMachine(run)
@@ -269,7 +276,7 @@ check("04.4", plain_names)
 
 # %%
 def load_body(model, state):
-    """Fill all but the `head`, or raise ValueError and change nothing."""
+    """Fill the `body`, or raise ValueError and change nothing."""
     model.load_state_dict(state, strict=False)
 
 
@@ -279,7 +286,7 @@ check("04.5", load_body)
 # **Recap**
 #
 # - **A pickle is a program:** open a stranger's file with `weights_only=True`, or with a reader that runs nothing.
-# - **A file holds half a network:** settings come from the file, the mode from `eval()`.
+# - **A file holds half a network:** you supply the rest. Take the settings from the file, and call `eval()`.
 # - **Silence proves nothing:** stay strict, or look at what was missing.
 #
 # Next: a run of a thousand epochs. When is it worth saving?

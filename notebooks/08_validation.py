@@ -14,18 +14,18 @@
 # %% [markdown]
 # # 08 · Can this file be trusted?
 #
-# **Promise:** after this lesson you know of any checkpoint whether it is sound, what is in it, and how it differs from another.
+# **Promise:** after this lesson you find out what can be known of a checkpoint: whether its bytes are those that were written, what is in it, and how it differs from another.
 #
 # You will be able to
 # - say what one wrong bit does to a model;
 # - tell what the disk spoiled from what the training spoiled;
 # - find out what happened to a damaged file, and go on from the last sound one.
 #
-# About 15 minutes to read, 20 to practise. [Lesson 02](02_storage.ipynb) brought a file to the disk whole, [lesson 03](03_resume.ipynb) brought a run back from it. In between it lies there for months, is copied and uploaded. This is part 8 of the recipe of [lesson 01](01_state.ipynb), checking a file, and part 11, looking into it.
+# About 15 minutes to read, 23 to practise. [Lesson 02](02_storage.ipynb) brought a file to the disk whole, [lesson 03](03_resume.ipynb) brought a run back from it. In between it lies there for months, is copied and uploaded. These are parts 8 (checking a file) and 11 (looking into it) of [the recipe](01_state.ipynb).
 #
 # **日本語:** ディスクの上で一ビットだけ変わったチェックポイントを読み込むと、何が起きるでしょうか。このレッスンでは、本物のファイルのコピーで一ビットを反転させ、結果を自分の予想と比べます。最後に、壊れた五つのファイルを調べ、それぞれに何が起きたのかを突き止めます。
 #
-# First a look back at lesson 02: **`save_checkpoint` gave one epoch three names, a numbered one, `best_model.pth` and `last_model.pth`. Then a disk flips one bit of `best_model.pth`. How many of the three are damaged?**
+# First a look back at lesson 02: **`save_checkpoint` left `checkpoint_epoch_002.pth`, `best_model.pth` and `last_model.pth`, all of the last epoch. Then a disk flips one bit of `best_model.pth`. How many of the three are damaged?**
 #
 # - a) One: the other two are files of their own.
 # - b) All three.
@@ -40,7 +40,7 @@ check("08.1", None)  # "a", "b" or "c" in place of None
 # %% [markdown]
 # ## Predict: one bit in five million
 #
-# A network has learned to move a face to the sound of a voice. Months later its checkpoint comes back from the disk with one of its five million bits wrong, in one of the 47,732 weights. Each weight is 32 bits: a sign, 8 bits for its size (the exponent), 23 for its digits (the mantissa). The wrong bit is the highest of the exponent. The network is loaded, and hears a sound. **What happens?**
+# A network has learned to move a face to the sound of a voice. Months later its checkpoint comes back from the disk with one of its five million bits wrong, in one of the 47,732 weights. Each weight has 32 bits: number 31 is its sign, 30 to 23 are its size (the exponent), 22 to 0 its digits (the mantissa). The wrong bit is number 30. The network is loaded, and hears a sound. **What happens?**
 #
 # - a) `torch.load` raises an error: the file holds checksums, and one of them no longer fits.
 # - b) It loads, and the face is much as before: it is one weight of 47,732, and the network scales what it computes.
@@ -52,7 +52,7 @@ predict("08.2", None)
 # %% [markdown]
 # ## Break: a bit turns over
 #
-# `recipe_validates` is part 8.1 of the recipe in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. The weight is drawn, with this lesson's number as the seed; the bit was chosen, the others follow below.
+# `recipe_validates` is the recipe's own check in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. Chance chooses the weight (always the same one, by `seed=8`), we the bit; the others follow.
 
 # %%
 import shutil
@@ -96,19 +96,19 @@ reveal("08.2", happened="a" if not recipe_validates("flipped.pth") else "c" if r
 #
 # ## Why: a checksum that nobody reads
 #
-# A `.pth` is a zip archive of records: one for each of its 73 tensors, and six with the rest. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Whichever bit of the record flips, the CRC32 of what is there now is another. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). It relies on disks and networks, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits on the disk, one at a time, and load the file each time.
+# A `.pth` is a zip archive of records: one for each of its 73 tensors, and six with the rest. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Flip any bit, and the CRC32 changes. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). It trusts disks and internet connections, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits on the disk, one at a time, and load the file each time.
 
 # %%
 show(*bits.survey(bits.flip_many("original.pth", each=8, seed=8)))
 
 # %% [markdown]
-# Bit 30 cries out: NaN, or another face. **All the others whisper,** and nobody looks for damage. Yet this is no longer the network that was trained: its results cannot be reproduced, its hash is not the published one, and more bits may have turned over. Three fifths of the file are the memory of AdamW, the optimizer: a flip in there shows in no face, only in the training that goes on.
+# In these eight weights only bit 30 shows: NaN, or another face. (Of 400 others it showed in 390, and 44 of their 12,400 other flips did.) **Nearly all the others whisper,** and nobody looks for damage. Yet this is no longer the network that was trained: its results cannot be reproduced, and more bits may have turned over. Three fifths of the file are the memory of AdamW, the optimizer: a flip there shows in no face, only in further training.
 #
-# It happens to experts. In 2022 Meta handed out OPT-175B, a language model in 992 files. Some users got gibberish, until they compared with good files and [found 18 wrong numbers](https://github.com/facebookresearch/metaseq/issues/122). The file had loaded without an error.
+# It happens to experts. In 2022 Meta handed out OPT-175B, a language model in 992 files. Some users got gibberish and no error, until they compared with good files and [found 18 wrong numbers](https://github.com/facebookresearch/metaseq/issues/122).
 #
 # > **Trap.** “It loads” is no check. Nor is “it loads, and the loss looks right”.
 #
-# Turn over the bits of that first weight yourself: each time a fresh copy is flipped and loaded.
+# Turn over that first weight's bits yourself: each time a fresh copy is flipped and loaded.
 
 # %%
 bits.WhichBit("original.pth", weight, bit=30).show()
@@ -133,16 +133,16 @@ for path in ("original.pth", "flipped.pth"):
         print(f"{path:13} first damaged record:", archive.testzip())
 
 # %% [markdown]
-# Is that all? What was wrong before it was saved gets a checksum that fits: the NaN of a run that has diverged (its numbers grew beyond all bounds), for one. A file may lack a part. And some good files hold no checksums (turned off, or of an older format): `testzip` calls them damaged. So [`validate_checkpoint`](../koemorph_tutorial/validation.py) has four verdicts, for four things to do:
+# What was wrong before it was saved, though, gets a checksum that fits: the NaN of a run that has diverged (its numbers grew beyond all bounds), for one. A file may lack a part. And some good files hold no checksums (turned off, or of an older format): `testzip` calls them damaged. So [`validate_checkpoint`](../koemorph_tutorial/validation.py) has four verdicts, for four things to do:
 #
 # | verdict | why | what to do |
 # | --- | --- | --- |
-# | sound | records as they were written, parts complete, numbers finite | go on |
+# | sound | records as they were written, parts complete, numbers finite | go on: nothing speaks against it |
 # | damaged | a record that changed | take an older file, look at the disk |
 # | incomplete | a part is missing, or a number is NaN or infinite | look at the training, and at what saves |
 # | cannot tell | no checksums to compare | decide yourself; once you trust it, save it again |
 #
-# (Below, … stands for checksums and sizes, which differ between machines.)
+# (… stands for checksums and sizes of one machine.)
 
 # %%
 from koemorph_tutorial import CheckpointError, load_checkpoint, validate_checkpoint
@@ -179,17 +179,21 @@ print("bitwise equal to before the damage:", all(torch.equal(before[name], after
 # %% [markdown]
 # **The proof** is the last line: the run fell back by one epoch, trained it again, and has the same model. With `save_freq=1` that is what a damaged file costs, if an older one is there.
 #
-# **What differs between two?** [`diff_checkpoints`](../koemorph_tutorial/difference/compare.py) compares bit by bit and puts first what matters.
+# **What is in a file, and what differs between two?** [`inspect_checkpoint`](../koemorph_tutorial/inspection/summary.py) reads without loading; [`diff_checkpoints`](../koemorph_tutorial/difference/compare.py) compares bit by bit, what matters first.
 
 # %%
-from koemorph_tutorial import diff_checkpoints
+from koemorph_tutorial import diff_checkpoints, inspect_checkpoint
+
+inside = inspect_checkpoint("original.pth")
+print(f"epoch {inside.epoch}, {inside.tensors.numbers:,} numbers; states:", ", ".join(inside.states))
+print("where it comes from:", ", ".join(inside.metadata), end="\n\n")
 
 print(bits.in_lines(diff_checkpoints("original.pth", "flipped.pth")))
 print()
 print(bits.in_lines(diff_checkpoints("run/checkpoints/checkpoint_epoch_001.pth", "original.pth")))
 
 # %% [markdown]
-# For a shell: `koemorph diff A B`. And `koemorph inspect FILE` says what is in a file and where it comes from (part 8.2 of the recipe: host, commit, versions) without loading it.
+# “16 % in the median”: half the tensors moved by less than 16 % of their length, half by more. For a shell: `koemorph inspect FILE`, `koemorph diff A B`.
 #
 # ## Practise
 #
@@ -212,24 +216,24 @@ check("08.3", is_whole)
 # %% [markdown]
 # ### 08.4 ●● The autopsy (10 minutes, essential)
 #
-# Five files lie in `autopsy/`, once all copies of `original.pth`. Something else has happened to each, and no tool alone tells all five apart. You have `zipfile`, `validate_checkpoint`, `diff_checkpoints` and `torch.load`.
+# Five files lie in `autopsy/`. Each should equal `original.pth`; each has met something else. `validate_checkpoint` alone cannot tell all five apart. Use `zipfile`, `validate_checkpoint`, `diff_checkpoints` and `torch.load`.
 
 # %%
 from koemorph_tutorial.teaching import autopsy
 
 autopsy.lay_out("original.pth", "autopsy")
-print("A.pth:", validate_checkpoint("autopsy/A.pth").verdict)  # go on from here
+print("1.pth:", validate_checkpoint("autopsy/1.pth").verdict)  # go on from here
 
 # %%
 # One for each of the five, and one is left over:
 #   "a bit flipped on the disk", "a bit flipped in memory" (before it was saved), "cut short",
 #   "a lost block" (4,096 bytes, now zeros), "a diverged run", "no checksums" (saved without)
 causes = {
-    "A.pth": None,
-    "B.pth": None,
-    "C.pth": None,
-    "D.pth": None,
-    "E.pth": None,
+    "1.pth": None,
+    "2.pth": None,
+    "3.pth": None,
+    "4.pth": None,
+    "5.pth": None,
 }
 
 
@@ -238,7 +242,7 @@ check("08.4", causes)
 # %% [markdown]
 # ### 08.5 ●●● Four verdicts (10 minutes, optional)
 #
-# Make this check hold: for files that are cut short, for good files that were saved with checksums turned off, and for weights that are missing, NaN or infinite.
+# Make this check hold: for files that are cut short, for good files that were saved with checksums turned off, and for weights that are missing, NaN or infinite. `archive.infolist()` lists the records, each with its `.CRC`.
 
 # %%
 import zipfile
@@ -255,7 +259,7 @@ check("08.5", verdict)
 # %% [markdown]
 # **Recap**
 #
-# - **A wrong bit in a weight is silent.** `torch.load` notices a file that is cut short, not one whose numbers have changed.
+# - **A wrong bit loads in silence.** `torch.load` notices a file that is cut short, not one whose numbers have changed.
 # - **The checksums are there.** Ask them first, and only then look at the numbers.
 # - **Four verdicts, not two.** Disk and training are repaired in different places, and some files cannot be judged.
 #

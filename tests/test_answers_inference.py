@@ -67,6 +67,13 @@ def test_every_right_way_to_make_a_model_ready_passes(body: str, capsys: pytest.
         ),
         (f"torch.manual_seed(0); {LOAD}; return model", "Same seed, same mask: dropout still drops."),
         (f"{LOAD}\n    for part in model: part.training = False\n    return model", "Its layers still work as in"),
+        (
+            f"{LOAD}\n    for part in model.modules(): part.training = isinstance(part, nn.Dropout)\n    return model",
+            "BatchNorm does not work as in training any more, and dropout does",
+        ),
+        (f"{LOAD}; model[1][0].eval(); return model", "BatchNorm does not work as in training any more"),
+        (f"{LOAD}; model[1][0] = nn.Identity(); return model", "BatchNorm does not work as in training any more"),
+        (f"{LOAD}; model.training = False; model[1][1].eval(); return model", "Dropout is off, and BatchNorm still"),
         (f"{LOAD}; model[1][1].p = 0.0; return model", "Dropout is off, and BatchNorm still works as in training"),
         (
             f"{LOAD}; model[1][1] = nn.Identity(); return model",
@@ -105,6 +112,8 @@ def names(body: str) -> str:
         "out = {}\n    for name, value in state.items():\n        parts = name.split('.')\n"
         "        while parts[0] in ('module', '_orig_mod'): parts = parts[1:]\n"
         "        out['.'.join(parts)] = value\n    return out",
+        "return {re.sub(r'^((module|_orig_mod)\\.)+', '', name): state[name].clone() for name in sorted(state)}",
+        "return {re.sub(r'^((module|_orig_mod)\\.)+', '', n): nn.Parameter(v) for n, v in reversed(state.items())}",
     ],
 )
 def test_every_right_way_to_unwrap_names_passes(body: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,8 +189,15 @@ ONE_BY_ONE = (
         ("return {**state, 'epoch': 3}", "expected 10 names, as in the state, found 11"),
         ("return list(state)", "expected a dict from names to tensors, found list"),
         ("state = {}", "`plain_names` returned None: is `return` missing?"),
-        ("return {name.removeprefix('module.'): v.clone() for name, v in state.items()}", "the tensors are not those"),
-        ("return {1: 2}", "it makes `1`"),
+        (
+            "return {name.removeprefix('module.'): v.clone() for name, v in sorted(state.items())}",
+            "of `_orig_mod.model.weight` it makes `_orig_mod.model.weight`",
+        ),
+        ("return {name: v + 1 for name, v in list(state.items())[-1:]}", "is none of the state's tensors any more"),
+        ("return {name: v.half() for name, v in state.items()}", "what it calls `model.weight` is none of the state's"),
+        ("return dict(zip(state, reversed(state.values())))", "of `model.weight` it makes `module_list.0.bias`"),
+        ("return {name: v for name, v in state.items() if 'list' not in name}", "`module_list.0.weight` is missing"),
+        ("return {1: 2}", "what it calls `1` is none of the state's tensors any more"),
         ("return {name: 1 / 0 for name in state}", "`plain_names` raised ZeroDivisionError"),
     ],
 )
@@ -239,6 +255,42 @@ FITS = (
             "if body.keys() != own.keys() or any(body[n].shape != own[n].shape for n in own):",
             "    raise ValueError('another body')",
             "for name in own: own[name].copy_(body[name])",
+        ),
+        (
+            "body = {n: v for n, v in state.items() if n.startswith('body.')}",
+            "own = {n: v for n, v in model.state_dict().items() if n.startswith('body.')}",
+            "if {n: v.shape for n, v in body.items()} != {n: v.shape for n, v in own.items()}: raise ValueError",
+            LOAD_IT,
+        ),
+        (
+            "body = {n.removeprefix('body.'): v for n, v in state.items() if n.startswith('body.')}",
+            "own = model.body.state_dict()",
+            "if set(body) != set(own) or any(body[n].shape != own[n].shape for n in own): raise ValueError",
+            "model.body.load_state_dict(body)",
+        ),
+        (
+            "body = {n.removeprefix('body.'): v for n, v in state.items() if n.startswith('body.')}",
+            "new = copy.deepcopy(model.body)",
+            "try: new.load_state_dict(body)",
+            "except RuntimeError as error: raise ValueError('another body') from error",
+            "model.body = new",
+        ),
+        (
+            "body = {n: v for n, v in state.items() if not n.startswith('head')}",
+            OWN,
+            "if set(body) != set(own) or any(body[n].shape != own[n].shape for n in own): raise ValueError",
+            LOAD_IT,
+        ),
+        (
+            TAKE,
+            "before = copy.deepcopy(model.state_dict())",
+            "try: model.load_state_dict({**model.state_dict(), **body})",
+            "except RuntimeError as error:",
+            "    model.load_state_dict(before)",
+            "    raise ValueError('another body') from error",
+            "if not all(n in body for n in before if n.startswith('body.')):",
+            "    model.load_state_dict(before)",
+            "    raise ValueError('another body')",
         ),
     ],
 )
@@ -307,12 +359,61 @@ def test_every_right_way_to_load_a_body_passes(lines: tuple[str, ...], capsys: p
         ),
         (
             (
-                "body = {n: v for n, v in state.items() if not n.startswith('head')}",
+                TAKE,
                 OWN,
-                "if set(body) != set(own) or any(body[n].shape != own[n].shape for n in own): raise ValueError",
+                "if sorted(v.shape for v in body.values()) != sorted(v.shape for v in own.values()): raise ValueError",
                 LOAD_IT,
             ),
-            "`headless.weight` begins with “head” as well",
+            "The file has as many names as the body, and one of them is another",
+        ),
+        (
+            (
+                "body = sorted((n, v) for n, v in state.items() if n.startswith('body.'))",
+                "own = sorted((n, v) for n, v in model.state_dict().items() if n.startswith('body.'))",
+                "if [v.shape for _, v in body] != [v.shape for _, v in own]: raise ValueError",
+                "for (_, mine), (_, value) in zip(own, body): mine.copy_(value)",
+            ),
+            "Compare the names, not how many there are.",
+        ),
+        (
+            (TAKE, OWN, "for mine, value in zip(own.values(), body.values()): mine.copy_(value)"),
+            "Go by the names, not by the order.",
+        ),
+        (
+            (FITS, "if list(body) != list(own): raise ValueError('another order')", LOAD_IT),
+            "a file whose tensors stand in another order was refused: ValueError: another order",
+        ),
+        ((FITS, LOAD_IT, "for p in model.head.parameters(): p.data.zero_()"), "what it holds now is not the file's"),
+        (
+            (
+                "before = dict(model.body.state_dict())",
+                "body = {n.removeprefix('body.'): v for n, v in state.items() if n.startswith('body.')}",
+                "try: model.body.load_state_dict(body)",
+                "except RuntimeError as error:",
+                "    model.body.load_state_dict(before)",
+                "    raise ValueError('another body') from error",
+            ),
+            "`state_dict()` shares its memory with the model",
+        ),
+        (
+            (
+                TAKE,
+                "before = {n: v.detach() for n, v in model.state_dict().items() if n.startswith('body.')}",
+                "found = model.load_state_dict(body, strict=False)",
+                "if found.unexpected_keys or len(found.missing_keys) > 2:",
+                "    model.load_state_dict(before, strict=False)",
+                "    raise ValueError('another body')",
+            ),
+            "`state_dict()` shares its memory with the model",
+        ),
+        (
+            (
+                TAKE,
+                "try: model.load_state_dict({**model.state_dict(), **body})",
+                "except RuntimeError as error: raise ValueError('another body') from error",
+                "if len(body) < 9: raise ValueError('another body')",
+            ),
+            "It refuses, but too late",
         ),
         (
             (TAKE, "copy.deepcopy(model['body']).load_state_dict({n[5:]: v for n, v in body.items()})", LOAD_IT),

@@ -87,6 +87,9 @@ def test_every_right_way_to_ask_the_checksums_passes(
         (("return zipfile.ZipFile(path).testzip() or ''",), "`testzip` returns the name of the first damaged record"),
         (("return 'damaged' if zipfile.ZipFile(path).testzip() else 'sound'",), "any text that is not empty counts as"),
         (("return 'whole'",), "It answers with a text, and any text that is not empty counts as true"),
+        (("return zipfile.ZipFile(path).testzip is None",), "Brackets missing?"),
+        (("return not zipfile.ZipFile(path).testzip",), "Brackets missing?"),
+        (("return zipfile.ZipFile(path).testzip is not None",), "Brackets missing?"),
         (("return [zipfile.ZipFile(path).testzip()]",), "expected True or False, found [None]"),
         (("return 0.5",), "expected True or False, found 0.5"),
         (("return torch.ones(3)",), "expected True or False, found tensor"),
@@ -114,7 +117,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model(torch.zeros(2, 6400)).sum().backward()
     optimizer.step()
     states = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
-    torch.save({"epoch": 3, "config": {}, **states}, folder / "original.pth")
+    torch.save({"epoch": 3, "config": {}, "metrics": {"loss": 0.5}, **states}, folder / "original.pth")
     autopsy.lay_out(folder / "original.pth", folder)
     return folder
 
@@ -152,34 +155,39 @@ def test_the_tool_that_is_named_does_speak_against_a_wrong_cause(name: str, caus
     said = exercise.misconceptions[f"{name} taken for {cause}"].says
     if "zipfile.ZipFile" in said:
         assert zipfile.is_zipfile(ward / name)
-    elif "validate_checkpoint" in said:
+    elif "Does `validate_checkpoint` agree?" in said:
         like = next(other for other, its in PATIENTS.items() if its == cause)
         verdicts = [validate_checkpoint(ward / file).verdict for file in (name, like)]
         assert verdicts[0] != verdicts[1]
+    elif "not finite" in said:
+        (found,) = {
+            finding.found for finding in validate_checkpoint(ward / name).findings if "queries" in finding.where
+        }
+        assert found == "3,328 NaN of 3,328"
     else:
         difference = diff_checkpoints(ward / "original.pth", ward / name)
-        assert {"B.pth": 1024, "D.pth": 1}[name] == sum(row.change.differing for row in difference.rows if row.change)
+        assert {"2.pth": 1024, "4.pth": 1}[name] == sum(row.change.differing for row in difference.rows if row.change)
 
 
 @pytest.mark.parametrize(
     ("causes", "words"),
     [
-        ({"F.pth": CAUSES[0]}, "There is no file `F.pth`; there are A.pth, B.pth, C.pth, D.pth, E.pth"),
-        ({"A.pth": "cosmic rays"}, "A.pth: expected one of 'a bit flipped on the disk', 'a bit flipped in memory',"),
-        ({"A.pth": 3}, "no checksums', 'cut short', found 3"),
+        ({"6.pth": CAUSES[0]}, "There is no file `6.pth`; there are 1.pth, 2.pth, 3.pth, 4.pth, 5.pth"),
+        ({"1.pth": "cosmic rays"}, "1.pth: expected one of 'a bit flipped on the disk', 'a bit flipped in memory',"),
+        ({"1.pth": 3}, "no checksums', 'cut short', found 3"),
         ({3: "cut short"}, "There is no file `3`"),
         (
-            {"A.pth": PATIENTS["A.pth"], "B.pth": PATIENTS["B.pth"]},
-            "A.pth and B.pth are right; still without a cause: C",
+            {"1.pth": PATIENTS["1.pth"], "2.pth": PATIENTS["2.pth"]},
+            "1.pth and 2.pth are right; still without a cause: 3",
         ),
-        ({**PATIENTS, "B.pth": CAUSES[0]}, "A.pth, C.pth, D.pth and E.pth are right. `B.pth` is something else."),
+        ({**PATIENTS, "2.pth": CAUSES[0]}, "1.pth, 3.pth, 4.pth and 5.pth are right. `2.pth` is something else."),
         (
-            {"E.pth": PATIENTS["E.pth"], "D.pth": CAUSES[1]},
-            "E.pth is right. `D.pth` is something else. A bit flipped in",
+            {"5.pth": PATIENTS["5.pth"], "4.pth": CAUSES[1]},
+            "5.pth is right. `4.pth` is something else. A bit flipped in",
         ),
-        ({"E.pth": PATIENTS["E.pth"], "F.pth": CAUSES[1]}, "E.pth is right. There is no file"),
-        ({"A.pth": ...}, "still without a cause: A.pth, B.pth"),
-        ({"A.pth": "x" * 500 + "\x1b[31m"}, "characters)"),
+        ({"5.pth": PATIENTS["5.pth"], "6.pth": CAUSES[1]}, "5.pth is right. There is no file"),
+        ({"1.pth": ...}, "still without a cause: 1.pth, 2.pth"),
+        ({"1.pth": "x" * 500 + "\x1b[31m"}, "characters)"),
     ],
 )
 def test_what_is_said_of_odd_causes_is_true(
@@ -205,20 +213,19 @@ BYTES = (
     "if not any(info.CRC for info in archive.infolist()): return 'cannot tell'",
     "if archive.testzip(): return 'damaged'",
 )
+NUMBERS = (
+    "weights = torch.load(path, weights_only=True, map_location='cpu').get('model_state_dict')",
+    "if not weights: return 'incomplete'",
+    "for value in weights.values():",
+    "    if not np.isfinite(value.numpy()).all(): return 'incomplete'",
+    "return 'sound'",
+)
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        ("return koemorph_tutorial.validate_checkpoint(path).verdict",),
-        (
-            *BYTES,
-            "weights = torch.load(path, weights_only=True, map_location='cpu').get('model_state_dict')",
-            "if not weights: return 'incomplete'",
-            "for value in weights.values():",
-            "    if not np.isfinite(value.numpy()).all(): return 'incomplete'",
-            "return 'sound'",
-        ),
+        (*BYTES, *NUMBERS),
         (
             *BYTES,
             "try:",
@@ -231,6 +238,66 @@ BYTES = (
 )
 def test_every_right_verdict_passes(lines: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert "08.5: passed" in said_to("08.5", verdict(*lines), capsys)
+
+
+def test_the_library_s_own_verdict_passes_and_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    said = said_to("08.5", verdict("return koemorph_tutorial.validate_checkpoint(path).verdict"), capsys)
+    assert said.startswith("`validate_checkpoint` gives the four verdicts, and it is the library's.")
+    assert "08.5: passed" in said
+    assert "library" not in said_to("08.5", verdict(*BYTES, *NUMBERS), capsys)
+
+
+CHECKSUMS = (
+    "import zlib",
+    "if not zipfile.is_zipfile(path): return 'damaged'",
+    "archive = zipfile.ZipFile(path)",
+    "infos, bad = archive.infolist(), []",
+    "if not any(info.CRC for info in infos): return 'cannot tell'",
+    "for info in infos:",
+    "    try: archive.read(info)",
+    "    except zipfile.BadZipFile: bad.append(info.filename)",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("if len(bad) > 1: return 'cannot tell'", "if bad: return 'damaged'"), "It cannot tell of a file in which"),
+        (("if len(bad) > 7: return 'cannot tell'", "if bad: return 'damaged'"), "It cannot tell of a file in which"),
+        (
+            ("if 'good/data.pkl' in bad: return 'cannot tell'", "if bad: return 'damaged'"),
+            "whichever records were hit, and however many",
+        ),
+        (
+            (
+                "try: torch.load(path)",
+                "except Exception: return 'cannot tell'",
+                "if bad: return 'damaged'",
+            ),
+            "It cannot tell of a file in which checksums do not fit",
+        ),
+        (("if 'good/data/0' in bad: return 'damaged'",), "it calls a file with one bit flipped 'sound'; it is"),
+        (
+            ("if any('/data/' in name for name in bad): return 'damaged'",),
+            "of a file with one bit flipped it says nothing, it raises",
+        ),
+        (
+            (
+                "if any('/data/' in name for name in bad): return 'damaged'",
+                "try: torch.load(path)",
+                "except Exception: return 'damaged'",
+            ),
+            "it calls a file with one bit flipped 'sound'; it is 'damaged'",  # another name for a tensor
+        ),
+    ],
+)
+def test_a_damaged_record_is_damage_whichever_it_is_and_however_many(
+    lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_to("08.5", verdict(*CHECKSUMS, *lines, *NUMBERS), capsys)
+    assert said.startswith("08.5: not yet\n")
+    assert words in said
+    assert "08.5: passed" in said_to("08.5", verdict(*CHECKSUMS, "if bad: return 'damaged'", *NUMBERS), capsys)
 
 
 @pytest.mark.parametrize(

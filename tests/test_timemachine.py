@@ -74,10 +74,20 @@ def test_a_trembling_face_is_counted() -> None:
     assert "PNG" == Image.open(io.BytesIO(png)).format
 
 
+def test_an_untrained_network_is_read_as_the_same_vowel_always() -> None:
+    """The lesson shows this one; another processor makes other last bits, and the next vowel is further away."""
+    torch.manual_seed(0)
+    faces = vowels.say(SimplifiedKoeMorphModel(ModelConfig()).eval())
+    assert ("eeeee", "always e") == (vowels.read(faces), vowels.how_read(vowels.read(faces)))
+    distances = torch.cdist(faces, vowels.moments()[1]).sort(1).values
+    assert (distances[:, 1] / distances[:, 0]).min() > 1.05
+    assert ("all right", "not all") == (vowels.how_read("aiueo"), vowels.how_read("aiuee"))
+
+
 def test_the_picture_of_the_ways_says_which_can_be_read(run: Path) -> None:
     model, _ = network(run / "last_model.pth")
-    png, caption = vowels.ways({"as trained": model, "of\nnobody": SimplifiedKoeMorphModel().eval()})
-    assert "Five vowels, read from the lips: all right (as trained); not all (of nobody)." == caption
+    png, caption = vowels.ways({"as trained": model, "one\nface": Always(vowels.moments()[1][3:4].expand(5, 52))})
+    assert "Five vowels, read from the lips: all right (as trained); always e (one face)." == caption
     image = Image.open(io.BytesIO(png))
     assert ("P", 936) == (image.mode, image.width)
 

@@ -1,7 +1,6 @@
 """Five files made of one good one, each harmed in a way of its own, for somebody to find out which is which.
 
-The names say nothing, and no tool alone tells all five apart. `CAUSES` says what there is to be found, and one thing
-more.
+The names say nothing, and no verdict tells all five apart. `CAUSES` says what there is to be found, and one thing more.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ DIVERGED, UNCHECKED, CUT = "a diverged run", "no checksums", "cut short"
 CAUSES = (FLIPPED, REMEMBERED, LOST, DIVERGED, UNCHECKED, CUT)
 
 PATIENTS: Mapping[str, str] = {
-    "A.pth": DIVERGED,
-    "B.pth": LOST,
-    "C.pth": UNCHECKED,
-    "D.pth": FLIPPED,
-    "E.pth": REMEMBERED,
+    "1.pth": DIVERGED,
+    "2.pth": LOST,
+    "3.pth": UNCHECKED,
+    "4.pth": FLIPPED,
+    "5.pth": REMEMBERED,
 }
 
 
@@ -64,13 +63,15 @@ def _lose_block(path: Path) -> None:
 
 
 def _diverge(path: Path) -> None:
-    """Save what AdamW remembers after a gradient of 1e22: its square is infinite, and so these weights stay."""
+    """Save what is left after a loss of NaN: so is every gradient, all that AdamW remembers, and every weight."""
     import torch
 
     checkpoint = torch.load(path)
-    memory = max(checkpoint["optimizer_state_dict"]["state"].values(), key=lambda each: each["exp_avg"].numel())
-    memory["exp_avg"].view(-1)[::2] = 1e21
-    memory["exp_avg_sq"].view(-1)[::2] = float("inf")
+    memory = checkpoint["optimizer_state_dict"]["state"].values()
+    remembered = [each[name] for each in memory for name in ("exp_avg", "exp_avg_sq")]
+    for tensor in (*checkpoint["model_state_dict"].values(), *remembered):
+        tensor.fill_(float("nan"))
+    checkpoint["metrics"] = dict.fromkeys(checkpoint["metrics"], float("nan"))
     torch.save(checkpoint, path)
 
 

@@ -64,7 +64,8 @@ PREDICTION = Choice(
         "c": Option(
             text="The names are printed. Before that, something else has run.",
             reply="Something that the stranger chose. Most of a `.pth` is numbers, but what puts them together is a "
-            "pickle, a list of instructions, and one of them says: call this function. The class itself is not needed.",
+            "pickle, a list of instructions, and one of them says: call this function. This stranger chose a function "
+            "that every Python has, so the class is not needed.",
         ),
     },
     right="c",
@@ -109,12 +110,10 @@ def _examine_use(for_use: Any) -> None:
     counting = [part for part in training if isinstance(part, torch.nn.BatchNorm1d)]
     if not training:
         _answers_alike(found, state)
-    elif not found.training and (dropping or counting):
-        raise WrongAnswerError("flag")
-    elif counting and not dropping:
-        raise WrongAnswerError("dropout")
+    elif dropping and counting:
+        raise WrongAnswerError(_why_in_training(for_use, found) if found.training else "flag")
     elif dropping or counting:
-        raise WrongAnswerError(_why_in_training(for_use, found))
+        raise WrongAnswerError("batchnorm" if dropping else "dropout")
     else:
         _answers_alike(found, state)
 
@@ -194,6 +193,15 @@ USE = Exercise(
                 "        part.eval()",
             ),
         ),
+        "batchnorm": Misconception(
+            says="BatchNorm does not work as in training any more, and dropout does: the same question gets two "
+            "answers. There is a call for all layers at once.",
+            example=_use(
+                "for part in model.modules():",
+                "    if isinstance(part, torch.nn.BatchNorm1d):",
+                "        part.eval()",
+            ),
+        ),
     },
     hint="The opposite of `model.train()`.",
     solution=_use("model.eval()"),
@@ -228,46 +236,64 @@ _WRAPPERS = ("", "module.", "_orig_mod.", *sorted(_BOTH_ORDERS), *sorted(_MORE))
 def _examine_names(plain_names: Any) -> None:
     if is_untouched(plain_names, _names('return {name.removeprefix("module."): v for name, v in state.items()}')):
         raise NotAttemptedError
-    plain = dict(_model_with_names().state_dict())
-    results = {wrapper: _renamed(plain_names, wrapper, plain) for wrapper in _WRAPPERS}
-    wrong = {wrapper: names for wrapper, names in results.items() if names != list(plain)}
-    for names in wrong.values():
-        if "decoder.weight" in names:
+    plain = _numbered(_model_with_names())
+    results = {wrapper: _became(plain_names, wrapper, plain) for wrapper in _WRAPPERS}
+    wrong = {wrapper: became for wrapper, became in results.items() if became != {own: own for own in plain}}
+    for became in wrong.values():
+        if "decoder.weight" in became.values():
             raise WrongAnswerError("replace")
-        if "coder.module.weight" in names:
+        if "coder.module.weight" in became.values():
             raise WrongAnswerError("strip")
-    if "module.weight" in results[""]:
+    if "module.weight" in results[""].values():
         raise WrongAnswerError("split")
-    if [own for own, found in zip(plain, results[""], strict=False) if own != found] == _LIKE_A_WRAPPER:
+    if [own for own, found in results[""].items() if own != found] == _LIKE_A_WRAPPER:
         raise WrongAnswerError("dot")
     if wrong and wrong.keys() <= _MORE:
         raise WrongAnswerError("again")
     if wrong and wrong.keys() <= _BOTH_ORDERS | _MORE:
         raise WrongAnswerError("one" if wrong.keys() >= _BOTH_ORDERS else "order")
-    for wrapper, names in wrong.items():
-        missing = [name for name in plain if name not in names]
-        if set(names) < set(plain):
-            before = f"whose names begin with `{wrapper}`" if wrapper else "without wrappers"
-            raise WrongAnswerError(f"from a state {before} `{missing[0]}` is missing: every tensor is wanted")
-        for own, found in zip(plain, names, strict=False):
+    for wrapper, became in wrong.items():
+        for own, found in became.items():
             if own != found:
                 raise WrongAnswerError(
                     f"of `{wrapper}{own}` it makes `{printable(found, 60)}`; the model calls it `{own}`"
                 )
-        raise WrongAnswerError(f"expected {len(plain)} names, as in the state, found {len(names)}")
+        missing = next(own for own in plain if own not in became)
+        before = f"whose names begin with `{wrapper}`" if wrapper else "without wrappers"
+        raise WrongAnswerError(f"from a state {before} `{missing}` is missing: every tensor is wanted")
 
 
-def _renamed(plain_names: Any, prefix: str, plain: Mapping[str, Tensor]) -> list[str]:
-    state = {prefix + name: value for name, value in plain.items()}
+def _numbered(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network, no tensor of it equal to another."""
+    return {name: value.fill_(number) for number, (name, value) in enumerate(model.state_dict().items())}
+
+
+def _became(plain_names: Any, prefix: str, plain: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what became of the model's names, each with a prefix: own name -> name found. Those lost are left out."""
+    state = {prefix + name: value.clone() for name, value in plain.items()}
     found = plain_names(dict(state))
     if is_nothing(found):
         raise WrongAnswerError("`plain_names` returned None: is `return` missing?")
     if not isinstance(found, Mapping):
         raise WrongAnswerError(f"expected a dict from names to tensors, found {printable(type(found).__name__, 60)}")
-    values = list(state.values())
-    if len(found) == len(values) and any(a is not b for a, b in zip(found.values(), values, strict=True)):
-        raise WrongAnswerError("the tensors are not those of the state any more, or stand in another order")
-    return [str(name) for name in found]
+    if len(found) > len(plain):
+        raise WrongAnswerError(f"expected {len(plain)} names, as in the state, found {len(found)}")
+    names = {}
+    for name, value in found.items():
+        own = next((own for own, tensor in plain.items() if _equal(tensor, value)), None)
+        if own is None:
+            raise WrongAnswerError(
+                f"what it calls `{printable(str(name), 60)}` is none of the state's tensors any more"
+            )
+        names[own] = str(name)
+    return {own: names[own] for own in plain if own in names}
+
+
+def _equal(tensor: Tensor, value: Any) -> bool:
+    import torch
+
+    alike = isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (tensor.shape, tensor.dtype)
+    return alike and torch.equal(value, tensor)
 
 
 def _names(*lines: str) -> str:
@@ -390,6 +416,7 @@ def _examine_body(load_body: Any) -> None:
         ("whose head has another size", old),
         ("whose head has the same size", alike),
         ("without a head", {name: value for name, value in old.items() if not name.startswith("head.")}),
+        ("whose tensors stand in another order", _exchanged(old)),
     ):
         model = _body_and_head(2, 2)
         before = _copy_of(model)
@@ -400,17 +427,31 @@ def _examine_body(load_body: Any) -> None:
                 raise WrongAnswerError("size") from error
             raise WrongAnswerError(f"a file {what} was refused: {first_line(error)}") from error
         after = model.state_dict()
-        if any(not torch.equal(after[name], before[name]) for name in after if name.startswith("head.")):
-            raise WrongAnswerError("head")
+        changed = {name for name in _HEAD if not torch.equal(after[name], before[name])}
+        if changed:
+            taken = all(name in state and torch.equal(after[name], state[name]) for name in changed)
+            raise WrongAnswerError("head" if taken else "anew")
         late = {name for name in after if name.startswith("body.") and not torch.equal(after[name], state[name])}
         if late and late <= {name for name, _ in model.named_buffers()}:
             raise WrongAnswerError("buffers")
         if late and all(name.startswith("body.head.") for name in late):
             raise WrongAnswerError("inside")
+        if late == {*_PAIR} and all(torch.equal(after[a], state[b]) for a, b in (_PAIR, _PAIR[::-1])):
+            raise WrongAnswerError("order")
         if late:
             raise WrongAnswerError(f"from a file {what} the body did not arrive whole")
     for what, state in _unfit(old).items():
         _refused(load_body, what, state, old)
+
+
+_HEAD = ("head.weight", "head.bias")
+_PAIR = ("body.1.weight", "body.1.bias")  # of one shape
+
+
+def _exchanged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state in which two names stand in each other's place, each with its own tensor."""
+    place = dict(zip(_PAIR, reversed(_PAIR), strict=True))
+    return {place.get(name, name): state[place.get(name, name)] for name in state}
 
 
 def _unfit(old: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -421,7 +462,7 @@ def _unfit(old: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         "silent": {f"module.{name}": value for name, value in old.items()},
         "missing": {name: value for name, value in old.items() if name != "body.1.running_mean"},
         "leftover": {**old, "body.2.weight": torch.ones(4, 4)},
-        "dot": {**old, "headless.weight": torch.ones(4, 4)},
+        "renamed": {name.replace("running_mean", "running_average"): value for name, value in old.items()},
         "a tensor of another shape was not refused": {**old, "body.1.weight": torch.ones(7)},
         "numbers": {**old, "body.0.weight": old["body.0.weight"].T.contiguous()},
         "a file with nothing that fits was not refused": {"weight": torch.ones(2)},
@@ -433,6 +474,8 @@ def _refused(load_body: Any, what: str, state: dict[str, Tensor], old: Mapping[s
     import torch
 
     model = _body_and_head(2, 2)
+    for part in (model, model.get_submodule("body")):
+        part.register_load_state_dict_pre_hook(_note_restoring)
     before = _copy_of(model)
     raised: Exception | None = None
     try:
@@ -446,17 +489,28 @@ def _refused(load_body: Any, what: str, state: dict[str, Tensor], old: Mapping[s
             return  # the prefix was taken off: more than was asked for
         raise WrongAnswerError(what)
     if any(not torch.equal(after[key], before[key]) for key in before):
-        raise WrongAnswerError("half")
+        restoring = any(hasattr(part, _RESTORED) for part in model.modules())
+        raise WrongAnswerError("memory" if restoring else "half")
     if not isinstance(raised, ValueError):
         found = first_line(raised).removesuffix(": ")
         raise WrongAnswerError(f"for a file that does not fit: expected ValueError, found {found}") from raised
+
+
+_RESTORED = "_was_given_what_it_holds"
+
+
+def _note_restoring(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """Note in a module that it is loaded from the very tensors that it holds."""
+    own = module.state_dict(prefix=prefix)
+    if state and all(name in own and value.data_ptr() == own[name].data_ptr() for name, value in state.items()):
+        setattr(module, _RESTORED, True)
 
 
 def _body(*lines: str) -> str:
     body = "\n    ".join(lines)
     return f'''\
 def load_body(model, state):
-    """Fill all but the `head`, or raise ValueError and change nothing."""
+    """Fill the `body`, or raise ValueError and change nothing."""
     {body}
 '''
 
@@ -493,6 +547,11 @@ BODY = Exercise(
                 'if found.unexpected_keys or any(not name.startswith("head.") for name in found.missing_keys):',
                 _RAISE,
             ),
+        ),
+        "anew": Misconception(
+            says="The head has changed, and what it holds now is not the file's: it was to stay as it was made. Leave "
+            "it alone.",
+            example=_body(_TAKE, _OWN, _COMPARE, _RAISE, _LOAD, "model.head.reset_parameters()"),
         ),
         "silent": Misconception(
             says="A file that was saved from a wrapped model (`module.body.0.weight`) was taken without a word, and "
@@ -544,15 +603,28 @@ BODY = Exercise(
                 _LOAD,
             ),
         ),
-        "dot": Misconception(
-            says="`headless.weight` begins with “head” as well, and is not the head's: the file is that of another "
-            "network, and nobody was told. The dot belongs to the name: `head.`.",
+        "renamed": Misconception(
+            says="The file has as many names as the body, and one of them is another (`body.1.running_average`, not "
+            "`body.1.running_mean`): it is the file of another network, and nobody was told. Compare the names, not "
+            "how many there are.",
             example=_body(
-                'body = {k: v for k, v in state.items() if not k.startswith("head")}',
+                _TAKE,
                 _OWN,
-                _COMPARE,
+                "if len(own) != len(body) or any(own[k].shape != body[k].shape for k in own.keys() & body.keys()):",
                 _RAISE,
                 _LOAD,
+            ),
+        ),
+        "order": Misconception(
+            says="In this file `body.1.bias` stands before `body.1.weight`, and each went into the other's place: they "
+            "have the same shape, so nothing complained. Go by the names, not by the order.",
+            example=_body(
+                _TAKE,
+                _OWN,
+                "if [v.shape for v in own.values()] != [v.shape for v in body.values()]:",
+                _RAISE,
+                "for mine, value in zip(own.values(), body.values()):",
+                "    mine.copy_(value)",
             ),
         ),
         "numbers": Misconception(
@@ -578,11 +650,24 @@ BODY = Exercise(
                 _RAISE,
             ),
         ),
+        "memory": Misconception(
+            says="You kept the old weights to put them back, and they had changed along: `state_dict()` shares its "
+            "memory with the model. Clone each tensor. Or compare names and shapes first: then there is nothing to put "
+            "back.",
+            example=_body(
+                _TAKE,
+                "before = model.state_dict()",
+                _FOUND,
+                'if found.unexpected_keys or any(not name.startswith("head.") for name in found.missing_keys):',
+                "    model.load_state_dict(before)",
+                _RAISE,
+            ),
+        ),
     },
     hint="Two dicts, `model.state_dict()` and the state, each without the head. Names and shapes are equal: load. "
     "Otherwise raise, before anything is loaded.",
     solution=_body(_TAKE, _OWN, _COMPARE, _RAISE, _LOAD),
-    why="The body arrived whole, whatever head the file had, and a file that does not fit changed nothing. The "
+    why="The body arrived whole, whatever head the file had, and one that does not fit changed nothing. The "
     "library's `load_weights` is of this kind: it decides what fits before it fills, and says what it did.",
 )
 

@@ -27,7 +27,7 @@ from koemorph_tutorial.text import printable
 # ------------------------------------------------------------------------------------------------ 08.1 and 08.2
 
 NAMES = Choice(
-    asks="How many of three names are damaged?",
+    asks="How many of the three are damaged?",
     options={
         "a": Option(
             text="One: the other two are files of their own.",
@@ -113,6 +113,8 @@ def _examine_whole(is_whole: Any) -> None:
         raise WrongAnswerError("`is_whole` returned None for one of the files: is `return` missing on one way?")
     if not whole and all(hit):
         raise WrongAnswerError("inverted")
+    if (not whole or all(hit)) and "testzip" in _names(is_whole) and not _calls_testzip(is_whole):
+        raise WrongAnswerError("brackets")
     if not whole:
         raise WrongAnswerError("no")
     if any(hit):
@@ -134,6 +136,28 @@ def _asked(is_whole: Any, path: Path) -> bool | str | None:
     if not is_truth:
         raise WrongAnswerError(f"expected True or False, found {printable(repr(answer), 60)}")
     return bool(answer)
+
+
+def _names(function: Any) -> tuple[str, ...]:
+    """Return the names that a reader's function uses, beside its own variables."""
+    return tuple(getattr(getattr(function, "__code__", None), "co_names", ()))
+
+
+def _calls_testzip(is_whole: Any) -> bool:
+    called = []
+    testzip = zipfile.ZipFile.testzip
+
+    def noted(archive: zipfile.ZipFile) -> str | None:
+        called.append(archive)
+        return testzip(archive)
+
+    zipfile.ZipFile.testzip = noted  # type: ignore[method-assign, assignment]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _asked(is_whole, _save(Path(folder, "good.pth")))
+    finally:
+        zipfile.ZipFile.testzip = testzip  # type: ignore[method-assign]
+    return bool(called)
 
 
 def _whole(*lines: str) -> str:
@@ -170,6 +194,11 @@ WHOLE = Exercise(
             "all records fit, and never True. And the file has to be judged by itself: no name of a record is known "
             "beforehand, and no other file is there to compare.",
             example=_whole("return archive.testzip() is True"),
+        ),
+        "brackets": Misconception(
+            says="Brackets missing? `archive.testzip` is the method itself, whatever the file holds; "
+            "`archive.testzip()` calls it.",
+            example=_whole("return archive.testzip is None"),
         ),
         "inverted": Misconception(
             says="The wrong way round: the good file is called damaged, the damaged one whole. `testzip` returns None "
@@ -208,7 +237,7 @@ WHOLE = Exercise(
 
 _WOULD: Mapping[str, str] = {
     FLIPPED: "A bit flipped on the disk changes one number and breaks a checksum.",
-    REMEMBERED: "A bit flipped in memory changes one number, and is saved with a checksum that fits.",
+    REMEMBERED: "A bit flipped in memory changes one number, and that is saved with a checksum that fits.",
     LOST: "A lost block breaks a checksum, and sets as many numbers to 0 as fit in it.",
     DIVERGED: "A diverged run writes NaN or infinity, with checksums that fit.",
     UNCHECKED: "Saved without checksums, a file has the same numbers, and nobody can tell whether it is damaged.",
@@ -255,6 +284,8 @@ def _something_else(name: str, cause: str) -> str:
     """Say what the cause that was named would do, and which tool shows that it did not: not what is the matter."""
     if cause == CUT:
         ask = "Does `zipfile.ZipFile` open this one?"
+    elif (cause, PATIENTS[name]) == (REMEMBERED, DIVERGED):  # one bit can make a number NaN: incomplete as well
+        ask = "How many numbers in this one are not finite? `validate_checkpoint` counts them."
     elif _VERDICTS_OF[cause] == _VERDICTS_OF[PATIENTS[name]]:
         ask = "Let `diff_checkpoints` count the numbers that differ from `original.pth`."
     else:
@@ -321,15 +352,46 @@ def _examine_verdict(verdict: Any) -> None:
     for value, name in ((float("nan"), "nan"), (float("inf"), "inf")):
         weights = {"layer.weight": numbers, "layer.bias": torch.tensor([0.5, value])}
         _expect(verdict, _save(here / f"{name}.pth", model_state_dict=weights), "incomplete", {"sound": name})
+    _expect_of_each(verdict, good)
     infinite = _hit(good, "data/0", 3, 6)  # its first number is -1, and this the highest bit of its exponent
     _expect(verdict, infinite, "damaged", {"incomplete": "order"})
     lost = {KeyError: "keys", AttributeError: "keys", TypeError: "keys"}
     partial = _save(here / "lost.pth", model_state_dict=None)
     _expect(verdict, partial, "incomplete", {"sound": "keys"}, raised=lost)
     _expect(verdict, _save(here / "empty.pth", model_state_dict={}), "incomplete", {"sound": "empty"})
+    if "validate_checkpoint" in _names(verdict):
+        print(  # noqa: T201
+            "`validate_checkpoint` gives the four verdicts, and it is the library's. The exercise is to build one: "
+            "try it with `zipfile` and `torch.load`."
+        )
 
 
 _VERDICTS = ("sound", "damaged", "incomplete", "cannot tell")
+
+
+def _expect_of_each(verdict: Any, good: Path) -> None:
+    """Hit other records than the first tensor's: the last tensor's, the one with all the names, several, every one."""
+    with zipfile.ZipFile(good) as archive:
+        name = archive.read("good/data.pkl").index(b"layer")
+    hits = (
+        _hit(good, "data/1", 0, 0),
+        _hit(good, "data.pkl", 0, 0),  # cannot be loaded
+        _hit(good, "data.pkl", name, 0),  # can be
+        _hit_all(good, "two", "data/0", "data/1"),
+        _hit_all(good, "all", ""),
+    )
+    for hit in hits:
+        _expect(verdict, hit, "damaged", {"cannot tell": "unfit"})
+
+
+def _hit_all(path: Path, name: str, *ends: str) -> Path:
+    """Flip a bit of every record with one of these ends in a copy of a file."""
+    copy = Path(shutil.copy(path, path.with_name(f"{name}.pth")))
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.file_size and info.filename.endswith(ends):
+                flip_at(copy, first_byte(path, info.filename), 0)
+    return copy
 
 
 def _save_unchecked(path: Path) -> Path:
@@ -354,6 +416,8 @@ _IS = {  # what is said of each file, and why its verdict is what it is
     "inf.pth": ("a file with an infinite weight", "every checksum fits, so it was saved like this"),
     "lost.pth": ("a file without `model_state_dict`", "every checksum fits, so it was saved like this"),
     "empty.pth": ("a file whose `model_state_dict` is empty", "every checksum fits, so it was saved like this"),
+    "two.pth": ("a file with two damaged records", "two checksums do not fit"),
+    "all.pth": ("a file in which every record is damaged", "it holds checksums, and none of them fits"),
 }
 _IS_HIT = ("a file with one bit flipped", "one checksum does not fit")
 
@@ -454,6 +518,11 @@ VERDICT = Exercise(
                 *_tried(unchecked="any(info.CRC == 0 for info in archive.infolist())"), _LOAD, _FINITE, _LAST
             ),
         ),
+        "unfit": Misconception(
+            says="It cannot tell of a file in which checksums do not fit. That is damaged, whichever records were hit, "
+            "and however many. Only where every `info.CRC` is 0 is there nothing to compare.",
+            example=_verdict(*_tried(unchecked="archive.testzip() == archive.namelist()[0]"), _LOAD, _FINITE, _LAST),
+        ),
         "nan": Misconception(
             says="Every checksum fits, and a weight is NaN: it was NaN when it was saved. The bytes are right, the "
             "training was not. Nobody wants to go on from it: incomplete.",
@@ -498,11 +567,11 @@ VERDICT = Exercise(
             ),
         ),
     },
-    hint="In this order: are all `info.CRC` in `archive.infolist()` 0? Does `testzip` find something, or anything "
+    hint="In this order: is `.CRC` 0 in all of `archive.infolist()`? Does `testzip` find something, or anything "
     "raise BadZipFile? Only then load: is `model_state_dict` there, not empty, and all of it `isfinite()`?",
     solution=_verdict(*_tried(), _LOAD, _FINITE, _LAST),
-    why="First the bytes, then what they say: your function keeps the disk's faults and the training's apart, and "
-    "admits what it cannot know. `validate_checkpoint` asks in the same order.",
+    why="First the bytes, then what they say: so the disk's faults and the training's are kept apart, and what cannot "
+    "be known is admitted. `validate_checkpoint` asks in the same order.",
 )
 
 
