@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -34,10 +34,11 @@ from .zip_records import (
     seek_behind_header,
 )
 
+_NEWEST = 10  # version of torch's zip format: kMaxSupportedFileFormatVersion of torch 2.13
 FileKind = Literal["zip", "legacy", "safetensors"]
 
 ZIP_START = b"PK\x03\x04"
-LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before 1.6
+_LEGACY_START = re.compile(rb"\x80[\x02\x03]\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")  # torch.save before 1.6
 
 _OTHER_FILES = (  # how a file begins, what it is, what to do
     (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
@@ -110,8 +111,8 @@ def kind_of_file(file: BinaryIO, path: Path) -> FileKind:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = file.read(len(LEGACY_START))
-    if start == LEGACY_START:
+    start = file.read(14)
+    if _LEGACY_START.fullmatch(start):
         return "legacy"
     if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") < size or path.suffix == ".safetensors"):
         return "safetensors"
@@ -173,8 +174,8 @@ class Place:
 class Parts:
     """What of a zip its header is read from: the `pickle`, and where each storage lies, by its key.
 
-    `constants` are the pickled constants of an archive of TorchScript, which torch tells one by; `checksums`: it holds
-    any.
+    `constants` are the pickled constants of an archive of TorchScript, which torch tells one by, and `code` its other
+    records; `checksums`: it holds any.
     """
 
     pickle: bytes
@@ -182,6 +183,7 @@ class Parts:
     size: int
     checksums: bool
     constants: bytes | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_parts(path: Path) -> Parts:
@@ -203,28 +205,40 @@ def read_parts(path: Path) -> Parts:
         inside = {name.removeprefix(root): place for name, place in places.items() if name.startswith(root)}
         if len(inside) < len(places):
             raise DamagedCheckpointError(f"{path}: expected one folder of records, found several; {TRY_OLDER}")
+        short = {name.lower(): place for name, place in inside.items()}  # torch looks for them in any case
         small = {
-            name: bytes(read_place(file, path, inside[name]))
+            name: bytes(read_place(file, path, short[name]))
             for name in ("data.pkl", "constants.pkl", "byteorder", "version")
-            if name in inside and (name.endswith(".pkl") or inside[name].size < 99)
+            if name in short and (name.endswith(".pkl") or short[name].size < 99)
         }
-        if small.get("byteorder", b"little") != b"little":
+        if small.get("byteorder", b"" if "byteorder" in short else b"little") != b"little":
             raise UnsupportedCheckpointError(
                 f"{path}: expected the numbers of a little-endian machine, found another order of their bytes; load it "
                 "with torch.load there, and save the numbers as text"
             )
-        if "constants.pkl" in inside and not any(name.startswith("code/") for name in inside):
-            raise DamagedCheckpointError(
-                f"{path}: expected an archive of TorchScript, found one without code; {TRY_OLDER}"
+        if "constants.pkl" in short and not any(name.startswith("code/") for name in short):
+            raise DamagedCheckpointError(f"{path}: expected a TorchScript archive, found one without code; {TRY_OLDER}")
+        version = re.fullmatch(rb"(\d{1,4})\n?", small.get("version", b"" if "version" in short else b"3"))
+        if version is None or int(version[1]) < 1:
+            raise DamagedCheckpointError(f"{path}: expected the version of the format, found none; {TRY_OLDER}")
+        if int(version[1]) > _NEWEST:
+            raise UnsupportedCheckpointError(
+                f"{path}: expected version {_NEWEST} of torch's format or older, found {int(version[1])}; update this "
+                "library, which knows no newer one"
             )
-        if not re.fullmatch(rb"\d{1,4}\n?", small.get("version", b"3" if "version" not in inside else b"")):
-            raise DamagedCheckpointError(f"{path}: expected the version of the format, found no number; {TRY_OLDER}")
         return Parts(
             pickle=small["data.pkl"],
             constants=small.get("constants.pkl"),
             places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
             size=os.fstat(file.fileno()).st_size,
             checksums=checksums,
+            code={
+                name: f"{place.size:,} bytes, CRC32 {place.crc or 0:08x}"
+                for name, place in inside.items()
+                if name.startswith(("code/", "constants"))
+                and not name.endswith(".debug_pkl")
+                and "constants.pkl" in short
+            },
         )
 
 

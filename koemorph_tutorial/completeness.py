@@ -10,16 +10,16 @@ from typing import Any
 
 from .findings import Finding
 from .header import Header, Kind
-from .rebuild import is_numpy_number
-from .records import FORMAT_VERSION
+from .rebuild import is_numpy_number, kind_text
+from .records import FORMAT_TYPES, FORMAT_VERSION
 from .stubs import TensorStub, find_tensors
 from .text import count, printable, size
 from .weights import find_states
 
-_OURS = ("run", "epoch", "global_step", "position", "metrics", "best", "rng_state", "config", "metadata")
+_REQUIRED = tuple(key for key in FORMAT_TYPES if key != "optimizer_parameters")
 _RECIPE = ("model_state_dict", "epoch", "config")  # section 8.1
 _WEIGHTS = ("model_state_dict", "state_dict")
-_MOST = 20  # tensors that are named
+_MOST, _VIEWS = 20, 100  # tensors that are named; times that a storage is looked at for them
 
 _KINDS: Mapping[Kind, str] = {
     "torch": "a file of torch.save",
@@ -32,17 +32,25 @@ _KINDS: Mapping[Kind, str] = {
 def find_lacking(header: Header) -> Iterator[Finding]:
     """Yield what a checkpoint of its kind must have and this one has not: section 8.1 of the recipe."""
     content = header.content
-    if isinstance(content, Mapping) and not content:
-        yield Finding(where="", expected="a checkpoint", found="nothing in it", todo="look at what saves it")
     if not isinstance(content, Mapping) or header.kind not in ("torch", "legacy"):
         return
+    if not content:
+        yield Finding(where="", expected="a checkpoint", found="nothing in it", todo="look at what saves it")
     ours = "format_version" in content
+    if ours and _is_newer(content["format_version"]):
+        return
     recipe = "model_state_dict" in content or (
         sum(key in content for key in _RECIPE) > 1 and not any(True for _ in find_states(content))
     )
-    for key in _OURS if ours else _RECIPE if recipe else ():
+    for key in _REQUIRED if ours else _RECIPE if recipe else ():
         if key not in content:
             yield Finding(where=key, expected="it in the file", found="nothing of that name", todo=_FOR_WANT[key])
+    for key, kind in (FORMAT_TYPES if ours else {}).items():
+        if key in content and not isinstance(content[key], kind):
+            found = kind_text(content[key])
+            yield Finding(
+                where=key, expected=f"a {kind.__name__}", found=found, todo="it was not saved by this library"
+            )
     if ours and not any(isinstance(key, str) and key.endswith("_state_dict") for key in content):
         yield Finding(where="", expected="the state of an object", found="none", todo="hand over what is trained")
     for key in _WEIGHTS:
@@ -52,7 +60,7 @@ def find_lacking(header: Header) -> Iterator[Finding]:
 
 
 _ANEW = "it was not saved by this version of the library; use another file of the run"
-_FOR_WANT = dict.fromkeys(_OURS, _ANEW) | {
+_FOR_WANT = dict.fromkeys(_REQUIRED, _ANEW) | {
     "model_state_dict": "save the state dict of the network",
     "epoch": "a resume begins at epoch 0; save the epoch as well",
     "config": "who has the file alone cannot build its network; save the config as well",
@@ -77,7 +85,12 @@ def find_not_finite(path: Path, header: Header) -> Iterator[Finding]:
         for tensors in groups.values():
             if not any(count_not_finite(reader.blocks(tensors[0][1]), tensors[0][1].dtype)[:2]):
                 continue
-            for name, stub in tensors[: _MOST - found]:
+            named = found
+            left = _VIEWS * tensors[0][1].storage.elements  # views that lie over each other could go on without end
+            for name, stub in tensors:
+                left -= stub.end
+                if found == _MOST or left < 0:
+                    break
                 nan, infinite, rest = count_not_finite([reader.flat(stub)], stub.dtype)
                 if nan or (infinite and rest):  # infinities and zeros alone: a mask for attention
                     kinds = [f"{number:,} {what}" for number, what in ((nan, "NaN"), (infinite, "infinite")) if number]
@@ -88,6 +101,13 @@ def find_not_finite(path: Path, header: Header) -> Iterator[Finding]:
                         todo="the run had diverged, or memory was wrong when it was saved: use an older checkpoint",
                     )
                     found += 1
+            if found == named and left < 0:
+                yield Finding(
+                    where=tensors[0][0],
+                    expected="finite numbers",
+                    found="others in the storage that it shares with so many",
+                    todo="the run had diverged, or memory was wrong when it was saved: use an older checkpoint",
+                )
 
 
 def find_unknown(header: Header) -> Iterator[Finding]:
@@ -100,7 +120,7 @@ def find_unknown(header: Header) -> Iterator[Finding]:
             todo="its structure is whole, its bytes may be any; save it anew with torch.save to have checksums",
         )
     version = header.content.get("format_version", 0) if isinstance(header.content, Mapping) else 0
-    if type(version) is not int or version > FORMAT_VERSION:
+    if _is_newer(version):
         yield Finding(
             where="format_version",
             expected=f"{FORMAT_VERSION} or older",
@@ -116,6 +136,10 @@ def find_unknown(header: Header) -> Iterator[Finding]:
             found=f"the names of code, which an ordinary unpickler runs: {', '.join(code[:5])}{more}",
             todo="load it by load_weights, or with weights_only=True, which run nothing",
         )
+
+
+def _is_newer(version: Any) -> bool:
+    return type(version) is not int or version > FORMAT_VERSION
 
 
 def find_notes(header: Header) -> Iterator[str]:

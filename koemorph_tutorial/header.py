@@ -31,7 +31,8 @@ class Header:
     `kind` is the format: "torch", the zip of ``torch.save``; "torchscript", whose objects are dicts of their attributes
     here; "legacy", of ``torch.save`` before 1.6; "safetensors", a dict of tensors beside `metadata`. `foreign` are the
     functions and classes outside of what ``torch.load(weights_only=True)`` rebuilds. `places` say where the bytes of
-    each storage lie in the file, by its key; `size` is that of the whole, in bytes; `checksums`: there are any.
+    each storage lie in the file, by its key; `size` is that of the whole, in bytes; `checksums`: there are any;
+    `code`, the size and the checksum of each record of TorchScript's code and constants.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Header:
     size: int
     checksums: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stored(self) -> dict[str, int]:
@@ -99,6 +101,7 @@ def read_header(path: Path) -> Header:
         places=parts.places,
         size=parts.size,
         checksums=parts.checksums,
+        code=parts.code,
     )
 
 

@@ -40,10 +40,14 @@ class Rebuild:
             raise UnpicklingError(f"it makes a {name} in a way that torch.save does not")
         if self.scripted and name.startswith(SCRIPTED):
             return Attributes()
+        if name in ("collections.Counter", "builtins.set") and arguments:
+            return self._copied(name, arguments[0])
         make = _REBUILD.get(name) or _NUMPY_SCALAR.get(name) or (_SCRIPT.get(name) if self.scripted else None)
         if make is not None:
             return make(*arguments)
         if name == _WITH_ATTRIBUTES and len(arguments) > 2 and isinstance(arguments[0], Name):
+            if len(arguments) > 3 and not _is_harmless_state(arguments[3]):
+                raise UnpicklingError("it changes a tensor after it was made")
             return self(arguments[0].name, arguments[2])
         if name == _ENCODE and arguments and type(arguments[0]) is str:
             if arguments[1:] not in ((), ("latin1",)):
@@ -55,6 +59,25 @@ class Rebuild:
         if _MEMORY.fullmatch(name):  # of a size that it gives, whatever is in the file
             raise UnpicklingError(f"it asks {name} for memory")
         return Opaque(name, [arguments])
+
+    def _copied(self, name: str, items: Any) -> Any:
+        """Return a set in an order that is the same in every process, or the counts of a Counter."""
+        if not isinstance(items, (list, dict)):
+            raise UnpicklingError(f"no content of a {name}")
+        self.left -= len(items)
+        if self.left < 0:
+            raise UnpicklingError("it asks for more than it holds")
+        if isinstance(items, dict):
+            return dict(items)
+        plain = all(type(item) in (str, int, float, bool, bytes, type(None)) for item in items)
+        return (
+            sorted(items, key=lambda item: (type(item).__name__, item)) if plain and None not in items else list(items)
+        )
+
+
+def _is_harmless_state(state: Any) -> bool:
+    """Say whether attributes of a tensor are such: torch would set its ``data`` as well."""
+    return isinstance(state, dict) and all(type(key) is str and key not in _OF_TENSORS for key in state)
 
 
 def is_known(name: str, *, scripted: bool = False) -> bool:
@@ -111,7 +134,13 @@ def _tensor_v3(stored: Any, offset: Any, shape: Any, stride: Any, grad: Any, hoo
 
 
 def _lazily(marks: Mapping[Any, Any]) -> tuple[str, ...]:
-    return tuple(mark for mark in ("conj", "neg") if marks.get(mark) is True)
+    return tuple(mark for mark in ("conj", "neg") if mark in marks)  # torch does not look at what they are set to
+
+
+def _parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Any:
+    if state and not _is_harmless_state(state):
+        raise UnpicklingError("it changes a tensor after it was made")
+    return data
 
 
 def _device(kind: Any, index: Any = None) -> str:
@@ -136,20 +165,33 @@ class _NumpyDtype:
             self.code = None
 
 
+class StateDict(dict[Any, Any]):
+    """An OrderedDict; `metadata` is what a module keeps beside its state, the versions of its layers."""
+
+    metadata: Any = None
+
+    def build(self, state: Any) -> None:
+        """Take the attributes: of interest is one."""
+        if isinstance(state, dict) and "_metadata" in state:
+            self.metadata = state["_metadata"]
+
+
 def _ordered(*items: Any) -> dict[Any, Any]:
     if items:
         raise UnpicklingError("an OrderedDict as Python 2 wrote it")
-    return {}
+    return StateDict()
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     """Rebuild the value of a numpy number, as the recipe's metrics hold it."""
     code = dtype.code if isinstance(dtype, _NumpyDtype) else None
     layout = _NUMPY_LAYOUTS.get(code) if type(code) is str else None
-    return struct.unpack(layout, data)[0] if layout else None
+    return struct.unpack(layout, data)[0] if layout else Opaque("numpy._core.multiarray.scalar", [code, data])
 
 
-_NUMPY_LAYOUTS = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<l", "b1": "<?"}
+_NUMPY_LAYOUTS = {"f8": "<d", "f4": "<f", "f2": "<e", "b1": "<?"}
+_NUMPY_LAYOUTS |= {"i8": "<q", "i4": "<l", "i2": "<h", "i1": "<b", "u8": "<Q", "u4": "<L", "u2": "<H", "u1": "<B"}
+_OF_TENSORS = {"data", "grad", "requires_grad", "_backward_hooks", "names", "real", "imag"}
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -171,8 +213,8 @@ _STORAGE_DTYPES = {
 # Arguments are handed through, never copied: a few bytes can ask for the copy of a large one again and again.
 _REBUILD: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
-    "collections.Counter": lambda counts=None: counts or {},
-    "builtins.set": lambda items=(): items or [],
+    "collections.Counter": dict,
+    "builtins.set": list,
     "builtins.complex": lambda real=0.0, imag=0.0: (real, imag),
     "builtins.bytearray": _bytearray,
     "torch.Size": lambda sizes=(): sizes,
@@ -180,8 +222,11 @@ _REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_qtensor": lambda *arguments: Opaque(
+        "torch._utils._rebuild_qtensor", [_tensor(*arguments[:4]), *arguments[4:]]
+    ),
+    "torch._utils._rebuild_parameter_with_state": _parameter,
 }
 _NUMPY_SCALAR: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy_scalar,

@@ -18,6 +18,20 @@ BEST_NAME = "best_model.pth"
 LAST_NAME = "last_model.pth"
 TRY_OLDER = "use an older checkpoint of the run"  # what to do about a damaged one
 
+# What format version 1 has, beside a state per object.
+FORMAT_TYPES: Mapping[str, type] = {
+    "run": dict,
+    "epoch": int,
+    "global_step": int,
+    "position": dict,
+    "metrics": dict,
+    "best": dict,
+    "rng_state": dict,
+    "config": dict,
+    "metadata": dict,
+    "optimizer_parameters": dict,
+}
+
 _NUMBERED = re.compile(r"checkpoint_epoch_(\d{3,})\.pth")
 
 

@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .drift import Change, asked_anew, find_changes, settings_of, table
 from .records import (
+    FORMAT_TYPES,
+    TRY_OLDER,
     Best,
     CheckpointError,
     CheckpointFile,
     CheckpointNotFoundError,
     DamagedCheckpointError,
+    MismatchError,
     NewerFormatError,
     Position,
     UnsupportedCheckpointError,
 )
 from .state import Objects, Restored, plain_config, restore
 from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
+from .text import listed, printable
+from .weights import find_states
 
 logger = logging.getLogger(__name__)
 
@@ -144,23 +151,29 @@ def bring_back(
     Raises:
         MismatchError: what does not fit, or, under `strict`, what drifted.
     """
-    asked = plain_config(config)
-    before = asked_anew(settings_of(objects), found.checkpoint.get("metadata", {}).get("settings"))
+    asked, checkpoint = plain_config(config), _ours(found.checkpoint)
+    best = _best_of(checkpoint)
+    before = asked_anew(settings_of(objects), checkpoint.get("metadata", {}).get("settings"))
     try:
-        restored: Restored = restore(found.checkpoint, objects, strict=strict)
+        restored: Restored = restore(checkpoint, objects, strict=strict)
     except CheckpointError as error:
         raise type(error)(f"{found.file.path}: {error}") from None
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise MismatchError(
+            f"{found.file.path}: expected the states that were handed over, found others ({type(error).__name__}: "
+            f"{printable(str(error))}); {TRY_OLDER}"
+        ) from error
     resumed = Resumed(
         file=found.file,
         position=found.file.position,
-        best=_best_of(found.checkpoint),
+        best=best,
         passed_over=tuple((name, str(error)) for name, error in found.passed_over),
         missing=restored.missing,
         unexpected=restored.unexpected,
         permuted=restored.permuted,
         drift=restored.drift,
-        changed=find_changes(before, settings_of(objects), asked, found.checkpoint.get("config")),
-        notes=_notes(found),
+        changed=find_changes(before, settings_of(objects), asked, checkpoint.get("config")),
+        notes=_notes(found.file, checkpoint, best),
     )
     logger.info("%s", resumed)
     for line in resumed.lines()[1:]:  # what a person should know is seen without any set-up of logging
@@ -173,15 +186,31 @@ def _best_of(checkpoint: dict[str, Any]) -> Best:
     return Best(**{name: best.get(name) for name in ("monitor", "mode", "value", "epoch")}) if best else Best()
 
 
-def _notes(found: Found) -> tuple[str, ...]:
+def _ours(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a resume looks at: of somebody else's format, a value that is no such thing has only its name."""
+    return {
+        key: value
+        for key, value in checkpoint.items()
+        if isinstance(key, str) and isinstance(value, FORMAT_TYPES.get(key, object))
+    }
+
+
+def _notes(file: CheckpointFile, checkpoint: Mapping[str, Any], best: Best) -> tuple[str, ...]:
     notes = []
-    if "format_version" not in found.checkpoint:
+    if "format_version" not in checkpoint:
         notes.append(
             "written in the recipe's format (version 0): it holds no random states, no record of a best and no place "
             "inside an epoch; its epoch is taken as ended"
         )
-    best = _best_of(found.checkpoint)
-    value = found.file.metrics.get(best.monitor, 0.0)
+    value = file.metrics.get(best.monitor, 0.0)
     if value != value or value in (float("inf"), float("-inf")):
         notes.append(f"{best.monitor} was {value} when this file was saved: it is sound, but the run had diverged")
+    nan = [
+        f"{weights.where}.{name}"
+        for weights in find_states(checkpoint)
+        for name, tensor in weights.tensors.items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and bool(tensor.isnan().any())
+    ]
+    if nan:
+        notes.append(f"{listed('with NaN in it', nan)}: the run had diverged; go back to an older file to go on")
     return tuple(notes)

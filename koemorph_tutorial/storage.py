@@ -28,6 +28,7 @@ from .durable import link, refusals_named, sync_directory, write_file
 from .header import Header, find_misplaced, read_header
 from .rebuild import kind_text
 from .records import (
+    FORMAT_TYPES,
     FORMAT_VERSION,
     TRY_OLDER,
     CheckpointError,
@@ -118,6 +119,12 @@ def load_checkpoint(path: PathLike, *, map_location: str | torch.device = "cpu",
             ) from None
         except Exception as error:  # a file can make torch fail in any way
             raise UnsupportedCheckpointError(f"{path}: torch cannot load it: {_cause(error)}") from error
+    for key, kind in FORMAT_TYPES.items() if version else ():
+        if key in checkpoint and not isinstance(checkpoint[key], kind):
+            raise UnsupportedCheckpointError(
+                f"{path}: {key}: expected a {kind.__name__}, found {kind_text(checkpoint[key])}; it was not saved by "
+                f"this library; {TRY_OLDER}"
+            )
     return checkpoint
 
 

@@ -60,6 +60,7 @@ _STRINGS = {  # opcode: what it holds, how its length is written
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _ATOMS = (str, int, float, bool, type(None), bytes)
 _LONGEST_NAME = 1000  # characters
+_MOST_CONTAINERS = 1_000_000  # a hundred thousand tensors; each takes some hundred bytes, and one byte of the file
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocol 2 writes its names
 
 
@@ -78,10 +79,13 @@ def unpickle(
     """
     names: dict[str, Name] = {}
     stack, outer, memo = [], [], {}  # type: list[Any], list[list[Any]], dict[int, Any]
+    containers = _MOST_CONTAINERS
     left = len(data)  # attributes that may be copied: one set can be given to object after object
     while True:
         opcode = data[at]
         at += 1
+        if containers < 0 or len(memo) > 2 * _MOST_CONTAINERS:
+            raise UnpicklingError(f"it holds more than {_MOST_CONTAINERS:,} lists, dicts and tuples")
         # In the order of their frequency: a header of four hundred tensors has twelve thousand.
         if opcode == 0x72:  # LONG_BINPUT
             memo[int.from_bytes(data[at : at + 4], "little")] = stack[-1]
@@ -108,6 +112,7 @@ def unpickle(
         elif opcode == 0x28:  # MARK
             outer.append(stack)
             stack = []
+            containers -= 1
         elif opcode == 0x74:  # TUPLE
             whole, stack = tuple(stack), outer.pop()
             stack.append(whole)
@@ -129,6 +134,7 @@ def unpickle(
             count = _TUPLES[opcode]
             if len(stack) < count:
                 raise IndexError
+            containers -= 1
             stack[-count:] = [tuple(stack[-count:])]
         elif opcode in _CONSTANTS:
             stack.append(_CONSTANTS[opcode])
@@ -139,6 +145,7 @@ def unpickle(
             at += 4
         elif opcode == 0x7D:  # EMPTY_DICT
             stack.append({})
+            containers -= 1
         elif opcode == 0x73:  # SETITEM
             value, key = stack.pop(), stack.pop()
             _set_items(stack[-1], [key, value])
@@ -147,6 +154,7 @@ def unpickle(
             _set_items(stack[-1], items)
         elif opcode == 0x5D or opcode == 0x8F:  # EMPTY_LIST, EMPTY_SET
             stack.append([])
+            containers -= 1
         elif opcode == 0x61:  # APPEND
             item = stack.pop()
             _extend(stack[-1], [item])
@@ -157,7 +165,8 @@ def unpickle(
             state, target = stack.pop(), stack[-1]
             if isinstance(target, Opaque):
                 target.content.append(state)
-            elif type(target) is Attributes and isinstance(state, dict):
+            elif type(target) is Attributes:
+                state = state if isinstance(state, dict) else {"state": state}
                 left -= len(state)
                 if left < 0:
                     raise UnpicklingError("it asks for more attributes than it holds")
@@ -208,12 +217,21 @@ def _set_items(target: Any, items: list[Any]) -> None:
         return
     for key, value in zip(items[::2], items[1::2], strict=True):
         plain = all(map(_is_plain, key)) if type(key) is tuple and len(key) <= 8 else _is_plain(key)
-        target[key if plain else Opaque("", [key])] = value
+        target[key if plain else _stand_in(key)] = value
 
 
 def _is_plain(key: Any) -> bool:
     """Say whether a key is hashed at once, and few others have its hash: a pickle can ask for it again and again."""
-    return type(key) in _ATOMS and not (type(key) is int and key.bit_length() > 60)
+    if type(key) is float:  # so many parts of a whole number have hashes of their own
+        return abs(key) < 1e6 and (key * 1024).is_integer()
+    return type(key) is Name or (type(key) in _ATOMS and not (type(key) is int and key.bit_length() > 60))
+
+
+def _stand_in(key: Any) -> Any:
+    """Return what takes the place of a key that is not hashed: its text, which others with its hash do not have."""
+    if type(key) is float or (type(key) is int and key.bit_length() < 2100):
+        return Name(f"the number {key!r}")
+    return Opaque("", [key])
 
 
 def _extend(target: Any, items: list[Any]) -> None:

@@ -6,7 +6,7 @@ Works on what ``torch.load`` gives and on a header without numbers alike: a tens
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .records import MismatchError, state_key
@@ -24,12 +24,27 @@ _MOST_TEXT = 1 << 26  # characters: a hundred thousand names of a hundred are 10
 class Weights:
     """A state dict within a checkpoint: its tensors by name; `where` is its key, "" if it is the whole file.
 
-    `others` are values of it that are no tensors, as an extra state is.
+    `others` are values of it that are no tensors, as an extra state is. `metadata` is what each module keeps beside its
+    tensors, by the names of the modules: the version of its layout; None where the file does not say.
     """
 
     where: str
     tensors: Mapping[str, Any]
     others: Mapping[str, Any]
+    metadata: Mapping[str, Mapping[str, Any]] | None = None
+
+
+@dataclass(kw_only=True)
+class _Known:
+    """What was found out about the containers of one content, by their ids: one may have any number of names in it.
+
+    `states` are state dicts or not, `holders` have tensors or dicts in them or not; `left` are characters that the
+    names of a TorchScript archive may still take: an object has as many names as there are ways to it.
+    """
+
+    states: dict[int, bool] = field(default_factory=dict)
+    holders: dict[int, bool] = field(default_factory=dict)
+    left: int = _MOST_TEXT
 
 
 def find_weights(content: Any, which: str = "model", *, path: Any = "the file") -> Weights:
@@ -40,7 +55,7 @@ def find_weights(content: Any, which: str = "model", *, path: Any = "the file") 
     Raises:
         MismatchError: there are none; names the state dicts that there are.
     """
-    for weights in _candidates(content, which):
+    for weights in _candidates(content, which, set(), _Known()):
         return weights
     names = [weights.where.removesuffix("_state_dict") for weights in find_states(content)]
     there = ", ".join(printable(name, 40) for name in names[:12]) or "no state dict with numbers in it"
@@ -52,76 +67,110 @@ def find_states(content: Any) -> Iterator[Weights]:
 
     One that is there under two names has the first.
     """
+    return _states(content, _Known())
+
+
+def _states(content: Any, known: _Known) -> Iterator[Weights]:
     if isinstance(content, Mapping) and not isinstance(content, Attributes):
         seen = set()
         for key, value in content.items():
             if isinstance(key, str) and id(value) not in seen:
                 seen.add(id(value))
-                weights = _as_weights(value, key)
+                weights = _as_weights(value, key, known)
                 if weights is not None:
                     yield weights
 
 
-def _candidates(content: Any, which: str, seen: set[int] | None = None) -> Iterator[Weights]:
-    seen = set() if seen is None else seen  # a dict may hold itself, or others many times over
-    if id(content) in seen or len(seen) >= _DEEPEST:
+def _candidates(content: Any, which: str, seen: set[int], known: _Known) -> Iterator[Weights]:
+    if id(content) in seen or len(seen) >= _DEEPEST:  # a dict may hold itself, or others many times over
         return
     seen.add(id(content))
     if isinstance(content, Mapping) and not isinstance(content, Attributes):
         for key in dict.fromkeys((state_key(which), *{"model": _MODEL, "ema": _EMA}.get(which, ()), which)):
             value = content.get(key)
-            weights = _as_weights(value, key)
+            weights = _as_weights(value, key, known)
             if weights is not None:
                 yield weights
             elif isinstance(value, Mapping):  # a whole checkpoint under that key
-                for inner in _candidates(value, "model", seen):
-                    yield Weights(where=f"{key}.{inner.where}", tensors=inner.tensors, others=inner.others)
+                for inner in _candidates(value, "model", seen, known):
+                    yield replace(inner, where=f"{key}.{inner.where}")
     if which == "model":
-        whole = _as_weights(content, "")
-        states = list(find_states(content))
+        whole = _as_weights(content, "", known)
+        states = list(_states(content, known))
         if whole is not None and not states:
             yield whole
         elif len(states) == 1:  # whatever it is called
             yield states[0]
 
 
-def _as_weights(value: Any, where: str) -> Weights | None:
+def _as_weights(value: Any, where: str, known: _Known) -> Weights | None:
     """Return a value as weights if it looks like a network's state dict."""
+    if not known.states.get(id(value), True):
+        return None
+    known.states[id(value)] = False
     if isinstance(value, Attributes):
-        items = dict(_attributes(value))
-    elif isinstance(value, Mapping) and all(isinstance(name, str) for name in value) and "param_groups" not in value:
+        items = dict(_attributes(value, known))
+    elif isinstance(value, Mapping) and "param_groups" not in value and all(isinstance(name, str) for name in value):
         items = dict(value)
     else:
         return None
     tensors = {name: item for name, item in items.items() if _is_tensor(item)}
     others = {name: item for name, item in items.items() if name not in tensors}
     real = any("float" in str(item.dtype) or "complex" in str(item.dtype) for item in tensors.values())
-    once = {id(item): item for item in others.values()}
-    state = real and len(others) <= len(tensors) and not any(map(_has_tensors, once.values()))
-    return Weights(where=where, tensors=tensors, others=others) if state else None
+    if not real or len(others) > len(tensors) or any(_has_tensors(item, known) for item in others.values()):
+        return None
+    known.states[id(value)] = True
+    return Weights(where=where, tensors=tensors, others=others, metadata=_metadata(value))
 
 
 def _is_tensor(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(_is_tensor(item) or isinstance(item, Mapping) for item in value.values())
+def _has_tensors(value: Any, known: _Known) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    if id(value) not in known.holders:
+        below = value.values()
+        known.holders[id(value)] = any(_is_tensor(item) or isinstance(item, Mapping) for item in below)
+    return known.holders[id(value)]
 
 
-def _attributes(value: Attributes, above: str = "", left: list[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors of an object of TorchScript, and of those in it, by the names that a state dict gives them.
+def _metadata(value: Any) -> dict[str, dict[str, Any]] | None:
+    """Return what the modules of a state dict keep beside it: of headers `metadata`, of torch ``_metadata``.
 
-    An object has as many names as there are ways to it, so `left` bounds their characters.
+    Whole numbers and None, as versions are; modules are handed it, so a file gets nothing else to them.
     """
-    left = [_MOST_TEXT] if left is None else left
+    found = getattr(value, "metadata", getattr(value, "_metadata", None))
+    if not isinstance(found, Mapping):
+        return None
+    return {
+        name: {key: plain for key, item in each.items() if type(key) is str and (plain := _version(item)) is not _NONE}
+        for name, each in found.items()
+        if type(name) is str and isinstance(each, Mapping)
+    }
+
+
+_NONE = object()
+
+
+def _version(item: Any) -> Any:
+    """Return a version, or the versions by name that a spectral norm keeps; `_NONE` for anything else."""
+    if isinstance(item, Mapping):
+        plain = all(type(key) is str and _version(inner) in (inner,) for key, inner in item.items())
+        return dict(item) if plain else _NONE
+    return item if item is None or type(item) is int else _NONE
+
+
+def _attributes(value: Attributes, known: _Known, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of an object of TorchScript, and of those in it, by the names that a state dict gives them."""
     for key, item in value.items():
         name = f"{above}{key}"
-        left[0] -= len(name) + 1
-        if left[0] < 0:
+        known.left -= len(name) + 1
+        if known.left < 0:
             return
         if isinstance(item, Attributes) and name.count(".") < _DEEPEST:
-            yield from _attributes(item, f"{name}.", left)
+            yield from _attributes(item, known, f"{name}.")
         elif _is_tensor(item):
             yield name, item
 

@@ -36,7 +36,8 @@ def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
     size = file.seek(0, os.SEEK_END)
     try:
         with zipfile.ZipFile(file) as archive:
-            records, start = archive.infolist(), archive.start_dir
+            entries, start = archive.infolist(), archive.start_dir
+            records = [info for info in entries if not (info.is_dir() and not info.file_size)]  # as `zip -r` makes them
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         records = []
     if not records:
@@ -55,7 +56,7 @@ def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
         )
     if sum(info.compress_size for info in records) > size:  # longer than the file, or one over the other
         raise cut_short(path)
-    _check_end(file, path, records, start, size)
+    _check_end(file, path, len(entries), start, size)
     return records
 
 
@@ -70,14 +71,14 @@ def _check_record(info: zipfile.ZipInfo, path: Path) -> None:
             f"{path}: record {info.filename!r}: expected stored bytes, found a compressed, encrypted or foreign "
             f"record; {TRY_OLDER}"
         )
-    if info.filename.startswith("/") or ".." in info.filename.split("/"):
+    if info.filename.startswith("/") or ".." in info.filename.split("/") or "\0" in info.orig_filename:
         raise DamagedCheckpointError(
             f"{path}: record {info.filename!r}: expected a name within the archive, found one that leads out of it; do "
             "not unpack this file"
         )
 
 
-def _check_end(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo], start: int, size: int) -> None:
+def _check_end(file: BinaryIO, path: Path, count: int, start: int, size: int) -> None:
     """Check that directory and end are where, and as long as, they say themselves: torch looks at each of these."""
     file.seek(start)
     tail = file.read(size - start)
@@ -92,18 +93,18 @@ def _check_end(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo], start
             stop = long - _END_64.size
             name, rest, _, _, own, first, here_64, total_64, length_64, offset_64 = _END_64.unpack_from(tail, stop)
             holds = (name, rest, disk, disks, own, first, at) == (b"PK\x06\x06", 44, 0, 1, 0, 0, start + stop)
-            holds &= (here_64, total_64, length_64, offset_64) == (len(records), len(records), stop, start)
+            holds &= (here_64, total_64, length_64, offset_64) == (count, count, stop, start)
         holds &= all(
             one in (exact, full)
             for one, exact, full in zip(
                 found,
-                (0, 0, len(records), len(records), stop, start, 0),
+                (0, 0, count, count, stop, start, 0),
                 (0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0),  # where the longer end has the number
                 strict=True,
             )
         )
         at = 0
-        for _ in records:
+        for _ in range(count):
             lengths = struct.unpack_from("<3H", tail, at + 28)
             holds &= tail[at : at + 4] == b"PK\x01\x02"
             at += _ENTRY + sum(lengths)

@@ -52,7 +52,7 @@ predict("08.2", None)
 # %% [markdown]
 # ## Break: a bit turns over
 #
-# `recipe_validates` is the recipe's own check in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. Chance chooses the weight (always the same one, by `seed=8`), we the bit; the others follow.
+# `recipe_validates` is the recipe's own check in short: a file is good if it can be loaded, holds three entries, and its weights are not empty. The example trains for three epochs; then, in a copy of its last file, the bit is [flipped](../koemorph_tutorial/teaching/flips.py) on the disk. Chance chose the weight (`seed=8`: always the same one), we the bit.
 
 # %%
 import shutil
@@ -96,13 +96,13 @@ reveal("08.2", happened="a" if not recipe_validates("flipped.pth") else "c" if r
 #
 # ## Why: a checksum that nobody reads
 #
-# A `.pth` is a zip archive of records: one for each of its 73 tensors, and six with the rest. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Flip any bit, and the CRC32 changes. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). It trusts disks and internet connections, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits on the disk, one at a time, and load the file each time.
+# A `.pth` is a zip archive of records: one for each of its 73 tensors, and six with the rest. With every record `torch.save` writes a **CRC32**: 32 bits computed from all its bytes. Flip any bit, and the CRC32 changes. But `torch.load` does not compare the two: PyTorch [turned that off in 2019](https://github.com/pytorch/pytorch/pull/28858) (users [miss it](https://github.com/pytorch/pytorch/issues/126952)). PyTorch trusts disks and internet connections, and minor errors in a tensor “aren't necessarily catastrophic”. How minor? We draw eight weights, flip each of their 32 bits on the disk, one at a time, and load the file each time.
 
 # %%
 show(*bits.survey(bits.flip_many("original.pth", each=8, seed=8)))
 
 # %% [markdown]
-# In these eight weights only bit 30 shows: NaN, or another face. (Of 400 others it showed in 390, and 44 of their 12,400 other flips did.) **Nearly all the others whisper,** and nobody looks for damage. Yet this is no longer the network that was trained: its results cannot be reproduced, and more bits may have turned over. Three fifths of the file are the memory of AdamW, the optimizer: a flip there shows in no face, only in further training.
+# In these eight weights only bit 30 shows: NaN, or another face. (Of 400 others it showed in 390, and 44 of their 12,400 other flips did.) **Nearly all other flips whisper,** and nobody looks for damage. Yet this is no longer the network that was trained: its results cannot be reproduced, and more bits may have turned over. Three fifths of the file are the memory of AdamW, the optimizer: a flip there shows in no face, only in further training.
 #
 # It happens to experts. In 2022 Meta handed out OPT-175B, a language model in 992 files. Some users got gibberish and no error, until they compared with good files and [found 18 wrong numbers](https://github.com/facebookresearch/metaseq/issues/122).
 #
@@ -185,9 +185,10 @@ print("bitwise equal to before the damage:", all(torch.equal(before[name], after
 from koemorph_tutorial import diff_checkpoints, inspect_checkpoint
 
 inside = inspect_checkpoint("original.pth")
-print(f"epoch {inside.epoch}, {inside.tensors.numbers:,} numbers; states:", ", ".join(inside.states))
-print("where it comes from:", ", ".join(inside.metadata), end="\n\n")
-
+print(f"epoch {inside.epoch}, {inside.tensors.numbers:,} numbers")
+print(bits.in_lines(f"states: {', '.join(inside.states)}"))
+print(bits.in_lines(f"where it comes from: {', '.join(inside.metadata)}"))
+print()
 print(bits.in_lines(diff_checkpoints("original.pth", "flipped.pth")))
 print()
 print(bits.in_lines(diff_checkpoints("run/checkpoints/checkpoint_epoch_001.pth", "original.pth")))
@@ -216,7 +217,7 @@ check("08.3", is_whole)
 # %% [markdown]
 # ### 08.4 ●● The autopsy (10 minutes, essential)
 #
-# Five files lie in `autopsy/`. Each should equal `original.pth`; each has met something else. `validate_checkpoint` alone cannot tell all five apart. Use `zipfile`, `validate_checkpoint`, `diff_checkpoints` and `torch.load`.
+# Five files lie in `autopsy/`. Each should equal `original.pth`; something else has happened to each. `validate_checkpoint` alone cannot tell all five apart. Use `zipfile`, `validate_checkpoint`, `diff_checkpoints` and `torch.load`.
 
 # %%
 from koemorph_tutorial.teaching import autopsy

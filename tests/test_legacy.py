@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from koemorph_tutorial.archive import LEGACY_START
 from koemorph_tutorial.header import find_misplaced, read_header
 from koemorph_tutorial.rebuild import kind_text
 from koemorph_tutorial.records import CheckpointError, DamagedCheckpointError, UnsupportedCheckpointError
@@ -32,6 +31,8 @@ from koemorph_tutorial.tensors import TensorReader
 from koemorph_tutorial.unpickling import Opaque
 
 from .test_header import stubbed, trained
+
+LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 def legacy(value: Any) -> bytes:

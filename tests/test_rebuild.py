@@ -97,7 +97,7 @@ def test_a_tensor_has_the_dtype_of_its_storage_or_its_own() -> None:
         ({}, ()),
         ({"conj": True}, ("conj",)),
         ({"neg": True, "conj": True}, ("conj", "neg")),
-        ({"conj": False, "neg": 1, "other": True}, ()),
+        ({"conj": False, "neg": 1, "other": True}, ("conj", "neg")),  # that they are there is all torch looks at
         (None, ()),
         (["conj"], ()),
     ],

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def foreign_files() -> Iterator[tuple[str, Callable[[Path], Any]]]:
     yield "of the recipe", lambda path: torch.save(recipe(model), path)
     yield "a numpy number among the metrics", lambda path: torch.save(recipe(model, loss=np.float64(0.5)), path)
     yield "a script", lambda path: torch.jit.script(model).save(str(path))
+    yield "a frozen script", lambda path: torch.jit.freeze(torch.jit.script(model.eval())).save(str(path))
     yield "a trace", lambda path: torch.jit.trace(model.eval(), torch.zeros(2, 3)).save(str(path))
     yield "tensors that share their bytes", lambda path: torch.save({"a": (t := torch.rand(9)), "b": t[2:5]}, path)
     yield "a mask of infinities", lambda path: torch.save({"mask": torch.full((3, 3), -torch.inf).triu(1)}, path)
@@ -243,8 +245,6 @@ def test_a_tensor_that_says_to_be_larger_than_the_file_is_damaged(tmp_path: Path
 
 def rewrite(path: Path, pickled: bytes) -> None:
     """Put another header into a file, with checksums that hold."""
-    import zipfile
-
     old, new = zipfile.ZipFile(io.BytesIO(path.read_bytes())), zipfile.ZipFile(path, "w")
     with old, new:
         for info in old.infolist():
@@ -311,6 +311,65 @@ def test_a_view_is_looked_at_and_not_what_lies_around_it(tmp_path: Path) -> None
     storage[10:20] = 1.0
     assert validate_checkpoint(saved(tmp_path / "a.pth", {"w": storage[10:20]}))
     assert not validate_checkpoint(saved(tmp_path / "b.pth", {"w": storage[10:20], "v": storage[20:22]}))
+
+
+def test_a_nan_is_found_in_the_last_of_many_views(tmp_path: Path) -> None:
+    """Twenty-five tensors of one storage, as a flat buffer of parameters holds them."""
+    storage = torch.ones(250)
+    storage[245] = torch.nan
+    report = validate_checkpoint(saved(tmp_path / "a.pth", {f"w{n}": storage[10 * n : 10 * n + 10] for n in range(25)}))
+    assert ["w24"] == [finding.where for finding in report.findings]
+
+
+def test_views_that_lie_over_each_other_are_not_looked_at_without_end(tmp_path: Path) -> None:
+    """A thousand names for nearly all of a storage with a NaN at its end, where none of them reaches."""
+    storage = torch.ones(100_000)
+    storage[-1] = torch.nan
+    tensors = {f"w{n}": storage[n:99_999] for n in range(1000)}
+    report = validate_checkpoint(saved(tmp_path / "a.pth", tensors))
+    assert ("incomplete", "w0") == (report.verdict, report.findings[0].where)
+    assert "others in the storage that it shares with so many" == report.findings[0].found
+
+
+@pytest.mark.parametrize(("key", "value"), [("metadata", None), ("best", [1]), ("rng_state", 3), ("epoch", "three")])
+def test_a_part_that_is_no_such_thing_is_incomplete_and_passed_over(
+    run: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    """A resume would stumble over it; it takes the file before, and says why."""
+    folder = Path(shutil.copytree(run, tmp_path / "checkpoints"))
+    newest = folder / "checkpoint_epoch_002.pth"
+    checkpoint = torch.load(newest, weights_only=True)
+    for name in ("last_model.pth", "best_model.pth"):
+        (folder / name).unlink()
+    saved(newest, checkpoint | {key: value})
+    report = validate_checkpoint(newest)
+    assert ("incomplete", key) == (report.verdict, report.findings[0].where)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    resumed = resume_training(folder, {"model": model, "optimizer": torch.optim.AdamW(model.parameters())})
+    assert resumed.file is not None
+    assert "checkpoint_epoch_001.pth" == resumed.file.path.name
+    assert f"{key}: expected a " in resumed.passed_over[0][1]
+
+
+def test_a_resume_from_weights_that_are_no_numbers_says_so(run: Path, tmp_path: Path) -> None:
+    """The bytes are sound, so it goes on from there; nobody has to find out an hour later."""
+    checkpoint = torch.load(run / "last_model.pth", weights_only=True)
+    checkpoint["model_state_dict"]["0.bias"][0] = torch.nan
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    resumed = resume_training(saved(tmp_path / "nan.pth", checkpoint), {"model": model})
+    assert "1 with NaN in it: model_state_dict.0.bias: the run had diverged" in resumed.notes[-1]
+
+
+def test_what_zip_packs_again_is_sound(ours: Path, tmp_path: Path) -> None:
+    """Unpacked and packed by another program, with an entry for each folder."""
+    with zipfile.ZipFile(ours) as old, zipfile.ZipFile(tmp_path / "again.pth", "w") as new:
+        root = old.namelist()[0].partition("/")[0]
+        for folder in (f"{root}/", f"{root}/data/"):
+            new.writestr(zipfile.ZipInfo(folder), b"")
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info.filename))
+    assert to_bits(torch.load(ours, weights_only=True)) == to_bits(load_checkpoint(tmp_path / "again.pth"))
+    assert validate_checkpoint(tmp_path / "again.pth")
 
 
 def test_a_loss_that_is_none_is_noted(tmp_path: Path) -> None:
