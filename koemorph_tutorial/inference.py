@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .fitting import Fit, dtype_name, fill, left_out, match_tensors, place_of, tensors_to_fill
+from .fitting import Fit, dtype_name, fill, left_out, match_tensors, module_versions, place_of, tensors_to_fill
 from .header import Header, read_header
 from .naming import plain_name
 from .rebuild import kind_text
@@ -27,7 +27,7 @@ from .stubs import find_tensors
 from .tensors import TensorReader
 from .text import count, listed, printable
 from .unpickling import Opaque
-from .weights import find_weights
+from .weights import Weights, find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -126,35 +126,37 @@ def _load(path: Path, model: nn.Module, weights: str, strict: bool) -> tuple[Loa
     live = tensors_to_fill(model)
     header = read_header(path)
     metrics = _metrics(path, header)
-    where, saved = _find(path, header, weights)
+    found = _find(path, header, weights)
     constants = left_out(model) if header.kind == "torchscript" else set()
-    fit = match_tensors(live, saved, ignored={"n_averaged", *constants})  # the count of an AveragedModel
+    ignored = {"n_averaged", *constants}  # the count of an AveragedModel
+    fit = match_tensors(live, {**found.tensors, **found.others}, ignored=ignored)
     problems = fit.problems()
     if not fit.stubs or (strict and problems):
-        raise _mismatch(path, header, where, problems, some=bool(fit.stubs))
+        raise _mismatch(path, header, found.where, problems, some=bool(fit.stubs))
     with TensorReader(path, header) as reader:
         tensors = {name: _as_torch(reader.read(stub), stub.dtype) for name, stub in fit.stubs.items()}
     torn = _torn(live, tensors)
     if strict and torn:
-        raise _mismatch(path, header, where, torn, some=True)
+        raise _mismatch(path, header, found.where, torn, some=True)
+    notes = (*torn, *_notes(header, live, fit), *_wrecked(tensors))
     try:
-        fill(model, tensors)
+        fill(model, tensors, module_versions(found.metadata, fit.prefix))
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from error.__cause__
     loaded = LoadedWeights(
-        where=where,
+        where=found.where,
         prefix=fit.prefix,
         filled=tuple(fit.stubs),
         missing=fit.missing,
         unexpected=fit.unexpected,
         reshaped=fit.reshaped,
-        notes=(*torn, *_notes(header, live, fit), *_wrecked(tensors)),
+        notes=notes,
     )
     return loaded, metrics
 
 
-def _find(path: Path, header: Header, which: str) -> tuple[str, dict[str, Any]]:
-    """Return where the weights are in a file, and all that stands there by its plain name."""
+def _find(path: Path, header: Header, which: str) -> Weights:
+    """Return the weights of a file by their plain names."""
     content = header.content
     try:
         found = find_weights(content, which, path=path)
@@ -167,7 +169,10 @@ def _find(path: Path, header: Header, which: str) -> tuple[str, dict[str, Any]]:
             f"{path}: expected a dict of weights, found {kind_text(pickled[0])}; where you trust that code, load it "
             "with torch.load(weights_only=False) and save its state_dict()"
         ) from None
-    return found.where, {plain_name(name): value for name, value in {**found.tensors, **found.others}.items()}
+    tensors, others = (
+        {plain_name(name): value for name, value in each.items()} for each in (found.tensors, found.others)
+    )
+    return replace(found, tensors=tensors, others=others)
 
 
 def _mismatch(path: Path, header: Header, where: str, problems: list[str], *, some: bool) -> MismatchError:

@@ -137,29 +137,29 @@ def _has_tensors(value: Any, known: _Known) -> bool:
 
 
 def _metadata(value: Any) -> dict[str, dict[str, Any]] | None:
-    """Return what the modules of a state dict keep beside it: of headers `metadata`, of torch ``_metadata``.
+    """Return what the modules of a state dict keep beside it: of a header `metadata`, of torch ``_metadata``.
 
-    Whole numbers and None, as versions are; modules are handed it, so a file gets nothing else to them.
+    Modules are handed it, so of a file only whole numbers and None are taken, as versions are.
     """
     found = getattr(value, "metadata", getattr(value, "_metadata", None))
     if not isinstance(found, Mapping):
         return None
+    known: dict[int, dict[str, Any]] = {}
     return {
-        name: {key: plain for key, item in each.items() if type(key) is str and (plain := _version(item)) is not _NONE}
-        for name, each in found.items()
-        if type(name) is str and isinstance(each, Mapping)
+        name: _versions(each, known) for name, each in found.items() if type(name) is str and isinstance(each, Mapping)
     }
 
 
-_NONE = object()
-
-
-def _version(item: Any) -> Any:
-    """Return a version, or the versions by name that a spectral norm keeps; `_NONE` for anything else."""
-    if isinstance(item, Mapping):
-        plain = all(type(key) is str and _version(inner) in (inner,) for key, inner in item.items())
-        return dict(item) if plain else _NONE
-    return item if item is None or type(item) is int else _NONE
+def _versions(entry: Mapping[Any, Any], known: dict[int, dict[str, Any]], depth: int = 0) -> dict[str, Any]:
+    """Return the versions of one module; a spectral norm has a dict of them in it. `known` are those done."""
+    if id(entry) not in known:
+        plain = known[id(entry)] = {}  # it may hold itself
+        for key, item in entry.items():
+            if type(key) is str and (item is None or type(item) is int):
+                plain[key] = item
+            elif type(key) is str and isinstance(item, Mapping) and not depth:
+                plain[key] = _versions(item, known, depth + 1)
+    return known[id(entry)]
 
 
 def _attributes(value: Attributes, known: _Known, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -37,8 +37,12 @@ def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries, start = archive.infolist(), archive.start_dir
-            records = [info for info in entries if not (info.is_dir() and not info.file_size)]  # as `zip -r` makes them
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+            records = [
+                info for info in entries if info.file_size or not info.filename.endswith("/")
+            ]  # as `zip -r` makes them
+    except Exception as error:  # whatever a broken directory makes of it
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk
         records = []
     if not records:
         raise cut_short(path)
