@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .fitting import Fit, dtype_name, fill, left_out, match_tensors, module_versions, place_of, tensors_to_fill
+from .filling import fill, module_versions
+from .fitting import Fit, dtype_name, left_out, match_tensors, place_of, tensors_to_fill
 from .header import Header, read_header
 from .naming import plain_name
 from .rebuild import kind_text

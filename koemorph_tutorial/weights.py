@@ -17,6 +17,7 @@ from .unpickling import Attributes
 _MODEL = ("model_state_dict", "state_dict", "model", "module", "net", "network", "weights", "params")
 _EMA = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
 _DEEPEST = 64  # objects within objects of TorchScript, checkpoints within checkpoints
+_ASSIGN = "assign_to_params_buffers"  # by it torch would put the file's tensors in the place of the model's
 _MOST_TEXT = 1 << 26  # characters: a hundred thousand names of a hundred are 10 million
 
 
@@ -155,6 +156,8 @@ def _versions(entry: Mapping[Any, Any], known: dict[int, dict[str, Any]], depth:
     if id(entry) not in known:
         plain = known[id(entry)] = {}  # it may hold itself
         for key, item in entry.items():
+            if key == _ASSIGN:
+                continue
             if type(key) is str and (item is None or type(item) is int):
                 plain[key] = item
             elif type(key) is str and isinstance(item, Mapping) and not depth:

@@ -76,10 +76,12 @@ def in_a_process(
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = 2
     try:
-        calls = itertools.count()
+        calls, opened = itertools.count(), os.open
 
         def stopped(call: Callable[..., Any]) -> Callable[..., Any]:
             def maybe(*arguments: Any, **more: Any) -> Any:
+                if call is opened and arguments[1] & os.O_NONBLOCK:  # to read a checkpoint, which changes nothing
+                    return call(*arguments, **more)
                 if next(calls) == at:
                     if isinstance(how, str):
                         os._exit(9)

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -376,6 +378,18 @@ def test_ignite_counts_its_batches_in_its_trainer(tmp_path: Path) -> None:
     assert "B is 4 batches further: the one weight tensor moved by 100 %" == str(diff_checkpoints(*files))
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"), [((30, 31), "1 step further"), ((31, 30), "1 step behind"), ((30, 1034), "1,004 steps further")]
+)
+def test_lightning_may_save_in_the_middle_of_an_epoch(tmp_path: Path, steps: tuple[int, int], said: str) -> None:
+    """It says how many steps it took and not where in the epoch that is: no place is made up."""
+    files = [
+        pickled(tmp_path / f"{n}.ckpt", {"epoch": 1, "global_step": n, "state_dict": {"w": torch.full((2,), n / 8)}})
+        for n in steps
+    ]
+    assert str(diff_checkpoints(*files)).startswith(f"B is {said}: the one weight tensor moved by ")
+
+
 def test_another_optimizer_is_said(run: Path, tmp_path: Path) -> None:
     """From the class that the file names."""
 
@@ -493,6 +507,45 @@ def test_torchscript_holds_the_same_weights(tmp_path: Path) -> None:
         "the same weights, in another container (torch, torchscript): all 4 weight tensors bitwise equal; only B "
         in (str(difference))
     )
+
+
+class Timed(nn.Module):
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2,), weight))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class Less(Timed):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.weight
+
+
+def scripted(path: Path, model: nn.Module, *, frozen: bool = False) -> Path:
+    script = torch.jit.script(model.eval())
+    torch.jit.save(torch.jit.freeze(script) if frozen else script, path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_archives_of_other_code_or_constants_are_never_identical(tmp_path: Path) -> None:
+    """Equal weights may be added or multiplied; a frozen model has its weights among its constants."""
+    times, less = scripted(tmp_path / "times.pt", Timed(1.0)), scripted(tmp_path / "less.pt", Less(1.0))
+    assert diff_checkpoints(times, scripted(tmp_path / "again.pt", Timed(1.0))).identical
+    difference = diff_checkpoints(times, less)
+    assert "the one weight tensor bitwise equal; the code differs (code/__torch__/" in str(difference)
+    assert {("model", "code")} == {(row.section, row.what) for row in difference.rows}
+    assert "CRC32" in text(difference)
+    frozen = [scripted(tmp_path / f"frozen_{n}.pt", Timed(n), frozen=True) for n in (1.0, 2.0)]
+    both = diff_checkpoints(*frozen)
+    assert re.match(r"the (code and the )?constants differ \(", str(both))
+    assert "constants/0" in {row.where for row in both.rows}
+    for one in (difference, both, diff_checkpoints(times, frozen[0])):
+        assert not one.identical
+        assert_fits(one)
+        assert_symmetric(one)
 
 
 def test_whole_modules_of_a_stranger_are_compared_without_their_classes(tmp_path: Path) -> None:
@@ -770,6 +823,44 @@ def test_values_of_another_type_are_other_values(tmp_path: Path) -> None:
     assert diff_checkpoints(
         pickled(tmp_path / "c.pth", {"a": 1, "b": 2}), pickled(tmp_path / "d.pth", {"b": 2, "a": 1})
     ).identical
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.float16, torch.float32),
+        (2**62, 2**63),
+        (2**62, str(2**62)),
+        (0.1, 0.2),
+        (1e300, 1e301),
+        ((1, (2, 3)), (1, (2, 4))),
+    ],
+    ids=["dtypes", "large", "text", "small", "huge", "nested"],
+)
+def test_keys_of_every_kind_are_told_apart(tmp_path: Path, a: Any, b: Any) -> None:
+    """Also those that a header does not hash; the same ones are no difference, in whichever order they stand."""
+    one = pickled(tmp_path / "a.pth", {"state": {a: 1, "x": 2}})
+    assert diff_checkpoints(one, pickled(tmp_path / "b.pth", {"state": {a: 1, "x": 2}})).identical
+    difference = diff_checkpoints(one, pickled(tmp_path / "c.pth", {"state": {b: 1, "x": 2}}))
+    assert not difference.identical
+    assert all("runs code" not in row.where for row in difference.rows)
+    assert_fits(difference)
+    if not isinstance(a, tuple):
+        assert 2 == len({row.where for row in difference.rows})
+        turned = diff_checkpoints(one, pickled(tmp_path / "d.pth", {"state": {"x": 2, a: 1}}))
+        assert turned.identical
+
+
+def test_equal_sets_of_two_processes_are_identical(tmp_path: Path) -> None:
+    """Each process has its own order for texts."""
+    paths = [tmp_path / "a.pth", tmp_path / "b.pth"]
+    content = "{'w': torch.ones(2), 'names': set('alpha beta gamma delta epsilon'.split())}"
+    for seed, path in enumerate(paths):
+        program = f"import torch; torch.save({content}, {str(path)!r})"
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": str(seed)}, check=True)
+    difference = diff_checkpoints(*paths)
+    assert "" == difference.same
+    assert difference.identical
 
 
 def test_rows_stand_in_the_order_of_what_matters(run: Path, tmp_path: Path) -> None:

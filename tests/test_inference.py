@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.overrides import TorchFunctionMode
 from torch.utils.serialization import config as serialization
 
 from koemorph_tutorial import save_checkpoint
@@ -559,6 +560,64 @@ def test_a_state_that_only_its_module_can_read_is_named(tmp_path: Path) -> None:
     assert ("weight", "bias") == load_weights(path, model, strict=False).filled
 
 
+BITS = [torch.bits8, torch.bits16, torch.float4_e2m1fn_x2]
+
+
+@pytest.mark.parametrize("dtype", BITS, ids=str)
+def test_numbers_that_torch_cannot_copy_are_refused_before_any_is_filled(tmp_path: Path, dtype: torch.dtype) -> None:
+    """torch says that it can cast them, fills the bias, and then has no code for the weight."""
+    assert torch.can_cast(dtype, torch.float32)
+    raw = torch.ones(6 * dtype.itemsize, dtype=torch.uint8).view(dtype).view(2, 3)
+    path = saved(tmp_path / "a.pth", {"weight": raw, "bias": torch.full((2,), 7.0)})
+    model = make(lambda: nn.Linear(3, 2), seed=1)
+    with pytest.raises(MismatchError, match=f"weight: expected float32, found {str(dtype)[6:]}"):
+        load_weights(path, model)
+    assert bits(make(lambda: nn.Linear(3, 2), seed=1)) == bits(model)
+    assert ("bias",) == load_weights(path, model, strict=False).filled
+
+    same = nn.Module()
+    same.register_buffer("weight", torch.zeros_like(raw.view(torch.uint8)).view(dtype))
+    load_weights(path, same, strict=False)
+    assert bits({"weight": raw}) == bits(same)
+
+
+class Stopping(TorchFunctionMode):
+    """Stops one copy of numbers, the n-th."""
+
+    def __init__(self, n: int, error: type[BaseException]) -> None:
+        super().__init__()
+        self.left, self.error = n, error
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.copy_:
+            self.left -= 1
+            if self.left == 0:
+                raise self.error
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [Net, Tied, lambda: nn.utils.spectral_norm(nn.Linear(3, 2))])
+@pytest.mark.parametrize(("error", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (MemoryError, MismatchError)])
+def test_whichever_copy_is_stopped_the_model_is_as_it_was(
+    tmp_path: Path, kind: Any, error: type[BaseException], raised: type[BaseException]
+) -> None:
+    """By Ctrl-C, which goes on its way, or for lack of memory; a tensor of two names has what it had at first."""
+    path = saved(tmp_path / "a.pth", make(kind).state_dict())
+    for n in range(1, 12):
+        model = make(kind, seed=1)
+        stop = Stopping(n, error)
+        try:
+            with stop:
+                load_weights(path, model)
+        except raised:
+            assert bits(make(kind, seed=1)) == bits(model)
+        else:
+            assert bits(make(kind)) == bits(model)
+            assert stop.left > 0
+            break
+    assert 2 < n < 11
+
+
 class Refusing(Net):
     """Fills its first layers and then changes its mind."""
 
@@ -579,6 +638,135 @@ def test_a_module_that_refuses_in_the_middle_is_put_back(tmp_path: Path) -> None
     with pytest.raises(MismatchError, match="ZeroDivisionError"):
         load_weights(path, hooked)
     assert bits(make(seed=1)) == bits(hooked)
+
+
+class Reshaping(nn.Module):
+    """Makes of its tensors what it pleases while it is filled, and then refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LazyLinear(2)
+        self.norm = nn.LazyBatchNorm1d()
+        self.last = nn.Linear(2, 2)
+        self.register_buffer("seen", torch.zeros(3), persistent=False)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        result = super().load_state_dict(*args, **options)
+        self.last.weight = nn.Parameter(torch.zeros(2, 2))
+        self.last.bias.data = torch.zeros(7)
+        self.seen.add_(1)  # type: ignore[operator]
+        self.register_buffer("other", torch.zeros(1))
+        if self.first.weight.shape == (2, 3):
+            raise RuntimeError("not today")
+        return result
+
+
+def test_a_refusal_leaves_no_trace_in_lazy_replaced_or_reshaped_tensors(tmp_path: Path) -> None:
+    """Lazy ones wait for their shape again, and what an optimizer holds is still the model's."""
+    there = Reshaping()
+    there.norm(there.first(torch.rand(4, 3)))
+    path, model = saved(tmp_path / "a.pth", there.state_dict()), Reshaping()
+    held = {name: (id(value), type(value)) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    before = bits(model.last)
+    with pytest.raises(MismatchError, match="not today"):
+        load_weights(path, model)
+    assert held == {
+        name: (id(value), type(value)) for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    assert before == bits(model.last)
+    assert [0.0] * 3 == model.seen.tolist()  # type: ignore[operator]
+    assert (4, 2) == model.norm(model.first(torch.rand(4, 9))).shape
+
+
+# -- layers with a version ---------------------------------------------------------------------------------------------
+
+
+class Scale(nn.Module):
+    """Version 1 held the logarithm; version 2 reads it, and keeps what it is handed beside the weights."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([3.0, 4.0]))
+        self.handed: dict[str, Any] = {}
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        self.handed = dict(metadata)
+        if (metadata.get("version") or 1) < 2:
+            state[f"{prefix}scale"] = state[f"{prefix}scale"].exp()
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+WRAPPERS: list[Any] = [
+    lambda module: module,
+    nn.DataParallel,
+    compiled,
+    lambda module: compiled(nn.DataParallel(module)),
+]
+
+
+@pytest.mark.parametrize("wrap_here", WRAPPERS)
+@pytest.mark.parametrize("wrap_there", WRAPPERS)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_layers_get_the_version_that_they_were_saved_by(
+    tmp_path: Path, wrap_here: Any, wrap_there: Any, version: int, zipped: bool
+) -> None:
+    """It stands beside the state dict, by the names of the modules; without it one of today is migrated again."""
+    there, here = nn.Sequential(nn.Linear(1, 1), compiled(Scale())), nn.Sequential(nn.Linear(1, 1), Scale())
+    state = wrap_there(there).state_dict()
+    for entry in state._metadata.values():
+        entry["version"] = min(version, entry["version"])
+    content = {"model_state_dict": state}
+    path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
+    loaded = load_weights(path, wrap_here(here))
+    numbers = torch.tensor([3.0, 4.0])
+    assert torch.equal(numbers.exp() if version == 1 else numbers, here.state_dict()["1.scale"])
+    assert 3 == len(loaded.filled)
+
+
+def test_a_file_that_names_no_versions_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    """A plain dict is one of the first version."""
+    here, theirs = Scale(), Scale()
+    plain = dict(Scale().state_dict())
+    theirs.load_state_dict(plain)
+    load_weights(saved(tmp_path / "a.pth", plain), here)
+    assert bits(theirs) == bits(here)
+
+
+def test_the_versions_within_a_spectral_norm_are_handed_on(tmp_path: Path) -> None:
+    """They lie one level deeper; without them it takes its state for one of torch 1.0 and computes it anew."""
+    there, here = (nn.utils.spectral_norm(nn.Linear(3, 2)) for _ in range(2))
+    state = there.state_dict()
+    assert {"weight.version": 1} == state._metadata[""]["spectral_norm"]
+    load_weights(saved(tmp_path / "a.pth", state), here)
+    assert bits(there) == bits(here)
+
+
+@pytest.mark.parametrize("flag", [True, 1])
+def test_beside_the_weights_a_stranger_can_name_versions_and_nothing_else(tmp_path: Path, flag: Any) -> None:
+    """What torch notes there while it loads would put the file's tensors in the place of the model's."""
+    state: Any = Scale().state_dict()
+    entry = {
+        "version": 2,
+        "none": None,
+        "assign_to_params_buffers": flag,
+        "text": "x",
+        "list": [1],
+        "deeper": {"still": {"deeper": 1}, "number": 3, "half": 0.5},
+        5: 6,
+    }
+    state._metadata = {"": entry, "other": [1], 7: {}, "more": {"version": argparse.Namespace()}}
+    model = Scale()
+    held = model.scale
+    load_weights(saved(tmp_path / "a.pth", state), model)
+    assert {"version": 2, "none": None, "deeper": {"number": 3}} == model.handed
+    assert held is model.scale
+    for nothing in ([1], None, 3, "x"):
+        state._metadata = nothing
+        load_weights(saved(tmp_path / "b.pth", state), model)
+        assert {} == model.handed
 
 
 def test_a_module_whose_names_do_not_come_back_is_named(tmp_path: Path) -> None:

@@ -226,6 +226,22 @@ def test_a_state_dict_of_two_names_has_the_first() -> None:
     assert "alias" == find_weights({"net": shared, "alias": shared}, "alias").where
 
 
+def test_the_versions_of_the_layers_are_found_beside_their_weights(tmp_path: Path) -> None:
+    """Where torch keeps them, on what it loads and in a header alike; a plain dict has none."""
+    network, _ = trained()
+    path = tmp_path / "model.pth"
+    for content, metadata in (
+        (network.state_dict(), {"": {"version": 1}, "0": {"version": 1}, "1": {"version": 2}}),
+        ({"a": {"model": network.state_dict()}}, None),
+        (dict(network.state_dict()), None),
+    ):
+        torch.save(content, path)
+        which = "a" if "a" in content else "model"
+        for found in (find_weights(content, which), find_weights(read_header(path).content, which)):
+            expected = network.state_dict()._metadata if which == "a" else metadata  # type: ignore[attr-defined]
+            assert expected == found.metadata
+
+
 @pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(2, 3))])
 def test_an_archive_of_torchscript_has_the_names_of_its_state_dict(tmp_path: Path, make: Callable[[Any], Any]) -> None:
     """Its objects are dicts of attributes, other constants of the model among them."""
@@ -274,6 +290,15 @@ def many_others() -> dict[str, Any]:
     return {"model": tensors | dict.fromkeys((f"o{n}" for n in range(20_000)), plain)}
 
 
+def many_with_one_beside() -> dict[str, Any]:
+    tensor, beside = TensorStub((1,), "float32"), dict.fromkeys(range(50_000))
+    return {f"s{n}": {"t": tensor, "b": beside} for n in range(5_000)}
+
+
+def many_scripts() -> dict[str, Any]:
+    return {f"a{n}": Attributes(a=laughing_script()) for n in range(20)}
+
+
 def laughing_script() -> Attributes:
     content = Attributes(steps=TensorStub((1,), "int64"))
     for _ in range(200):
@@ -281,7 +306,19 @@ def laughing_script() -> Attributes:
     return content
 
 
-@pytest.mark.parametrize("make", [in_itself, deep, laughing, many_of_one, many_others, laughing_script])
+@pytest.mark.parametrize(
+    "make",
+    [
+        in_itself,
+        deep,
+        laughing,
+        many_of_one,
+        many_others,
+        many_with_one_beside,
+        laughing_script,
+        many_scripts,
+    ],
+)
 @pytest.mark.parametrize("which", ["model", "ema", "state_dict"])
 def test_no_content_takes_long(make: Callable[[], Any], which: str) -> None:
     """A dict that holds itself, too deep, or a few bytes that are billions of dicts when they are walked."""
@@ -290,6 +327,19 @@ def test_no_content_takes_long(make: Callable[[], Any], which: str) -> None:
     with pytest.raises(MismatchError):
         find_weights(content, which)
     assert time.process_time() - begin < 5
+
+
+def test_versions_that_many_modules_share_are_taken_once() -> None:
+    """A few bytes for each of them, which would be gigabytes if each had its own; a ring of them ends."""
+    shared: dict[str, Any] = {str(n): n for n in range(20_000)}
+    shared["ring"] = shared
+    weights = state()
+    weights._metadata = dict.fromkeys(map(str, range(20_000)), shared)  # type: ignore[attr-defined]
+    begin = time.process_time()
+    found = find_weights(weights).metadata
+    assert time.process_time() - begin < 5
+    assert found is not None
+    assert [20_000, 1] == [len(found), len({id(entry) for entry in found.values()})]
 
 
 # ------------------------------------------------------------------------------------------------------------ prefixes

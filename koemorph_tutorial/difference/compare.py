@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import blake2b
@@ -62,6 +62,8 @@ def diff_checkpoints(a: PathLike, b: PathLike) -> Difference:
     if headers[0].kind == headers[1].kind == "safetensors":
         pair_up(headers[0].metadata, headers[1].metadata, pairs, ("__metadata__",))
     rows += [_row(found, sections) for found in pairs.differences]
+    if headers[0].kind == headers[1].kind == "torchscript":
+        rows += _code_rows(headers[0].code, headers[1].code)
     counts: dict[str, tuple[int, int]] = {}
     with ExitStack() as stack:
         sides = [Side(path, header, stack) for path, header in zip(paths, headers, strict=True)]
@@ -169,6 +171,13 @@ def _dropped(tree: Any, stubs: set[int], known: dict[int, Any], depth: int = 0) 
         if id(value) not in stubs and (inner or inner is value):
             rest[key] = inner
     return rest
+
+
+def _code_rows(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Row]:
+    """Yield a row for each record of code or constants that differs: what a model does, and what is frozen into it."""
+    for name in {**a, **b}:
+        if a.get(name) != b.get(name):
+            yield Row(section="model", where=printable(name), what="code", a=a.get(name), b=b.get(name))
 
 
 def _row(found: Found, sections: Sections) -> Row:

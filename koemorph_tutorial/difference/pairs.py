@@ -91,6 +91,8 @@ def _children(at: Steps, x: Any, y: Any, into: Pairs) -> Iterator[tuple[Steps, A
     mine, theirs = _items(x), _items(y)
     for key, (step, value) in mine.items():
         if key in theirs:
+            if isinstance(step, Opaque):  # two that stand at one place may yet be two keys
+                yield _down(at, step), step, theirs[key][0]
             yield _down(at, step), value, theirs[key][1]
         else:
             into.differences.append(Found(steps=_down(at, step), what="only in A", a=value))
@@ -190,6 +192,8 @@ def path_text(steps: Steps) -> str:
 
 def step_text(step: Any) -> str:
     """Return one key as text."""
+    if isinstance(step, (Name, Opaque)):
+        return printable(step.name, 120) or "a key"
     return (printable(step, 120) or "''") if type(step) is str else str(told(step))
 
 

@@ -61,6 +61,8 @@ def tell_place(paths: tuple[Path, Path], a: Place, b: Place) -> str:
     batches = f"{abs(steps):,} batch{'es' * (abs(steps) > 1)}"
     if a.batch == b.batch == 0 and epochs:
         far = count(abs(epochs), "epoch") + f" ({batches})" * bool(steps)
+    elif known and not any(moved[:2]):  # of another program, which counts its steps and not where an epoch is
+        far = count(abs(steps), "step")
     else:
         far = (batches if steps else count(abs(epochs), "epoch")) + known * (
             f" (epoch {a.epoch}, batch {a.batch} -> epoch {b.epoch}, batch {b.batch})"

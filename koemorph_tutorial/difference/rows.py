@@ -14,7 +14,7 @@ from .pairs import Steps, path_text
 
 # What matters first stands first.
 SECTIONS = ("damage", "model", "place", "metrics", "weights", "optimizer", "states", "config", "random", "metadata")
-_WHATS = ("damaged", "where", "prefix", "only in A", "only in B", "shape", "dtype", "renamed", "value", "order")
+_WHATS = ("damaged", "where", "prefix", "only in A", "only in B", "shape", "dtype", "renamed", "code", "value", "order")
 
 WEIGHTS = "weights"  # the first step to weights that the two files keep in different places
 
@@ -32,8 +32,9 @@ class Row:
     `section` is one of `SECTIONS`; `where` is the path of it in the file (where the two keep their weights in different
     places, "weights" and the name); `what` says how it differs: "only in A", "only in B", "shape", "dtype", "value",
     "order", "renamed" (to `b`, the same bits), "numbers" (of a tensor, with the `change`), "where" (the weights stand
-    in another place of the file), "prefix" (of their names), "damaged", "not compared". `a` and `b` are what is there:
-    numbers, text, lists of them. `tensor` says whether it is one tensor.
+    in another place of the file), "prefix" (of their names), "code" (a record of TorchScript's code or constants),
+    "damaged", "not compared". `a` and `b` are what is there: numbers, text, lists of them. `tensor` says whether it is
+    one tensor.
     """
 
     section: str

@@ -93,6 +93,7 @@ def _all(
     clauses += [
         _metric(contents, rows, moved_on=moved_on),
         *_optimizer(rows, moved_on=moved_on),
+        _code(model),
         _config(rows),
         _beside(rows),
     ]
@@ -145,6 +146,14 @@ def _how_many_equal(others: int, equal: int) -> str:
     if not equal:
         return "none of the others is bitwise equal" if others > 1 else "the other one is not equal"
     return f"{equal:,} of the {others:,} others are bitwise equal"
+
+
+def _code(model: Sequence[Row]) -> str:
+    """Say whether two archives of TorchScript do the same: by their code, and by the numbers frozen into it."""
+    mine = [row.where for row in model if row.what == "code"]
+    codes = [name for name in mine if name.startswith("code/")]
+    what = ["the code"] * bool(codes) + ["the constants"] * (len(codes) < len(mine))
+    return f"{' and '.join(what)} differ{'s' * (what == ['the code'])} ({listed(mine)})" if what else ""
 
 
 def _beside(rows: Sequence[Row]) -> str:
