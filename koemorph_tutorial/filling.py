@@ -127,6 +127,7 @@ def _apart(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def oddity(value: Any) -> str:
+    """Return why a tensor of a model cannot be filled by a copy of numbers; "" if it can."""
     if not isinstance(value, torch.Tensor) or is_lazy(value):
         return ""
     if value.is_meta:
