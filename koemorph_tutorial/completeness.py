@@ -134,7 +134,7 @@ def find_unknown(header: Header) -> Iterator[Finding]:
             where="",
             expected="numbers, text and tensors",
             found=f"the names of code, which an ordinary unpickler runs: {', '.join(code[:5])}{more}",
-            todo="load it by load_weights, or with weights_only=True, which run nothing",
+            todo="load_weights takes weights out of it and runs nothing; to load all of it is to trust who made it",
         )
 
 
