@@ -30,6 +30,7 @@ from koemorph_tutorial.records import (
     DamagedCheckpointError,
     UnsupportedCheckpointError,
 )
+from koemorph_tutorial.zip_records import find_damaged, read_records
 
 NAME = Path("run/last_model.pth")  # only for messages, where the bytes are in memory
 DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -163,6 +164,27 @@ def test_a_record_larger_than_the_buffer_is_checked_to_its_end(tmp_path: Path) -
     assert "sound" == verified(data)
     for place in (data_of(info, data)[at] for at in (0, (1 << 20) - 1, 1 << 20, (2 << 20) + 5, -1)):
         assert "DamagedCheckpointError" == verified(flipped(data, place * 8))
+
+
+def test_a_large_file_is_checked_by_two_threads_as_by_one(tmp_path: Path) -> None:
+    """Every damaged record is found, in the order of the file, on the disk and in memory; the first one is raised."""
+    path = tmp_path / "large.pth"
+    torch.save({name: torch.zeros(1 << 20) for name in "abcdef"}, path)
+    data = bytearray(path.read_bytes())
+    infos = [info for info in zipfile.ZipFile(path).infolist() if "/data/" in info.filename]
+    assert len(data) > 1 << 24
+    for info in (infos[1], infos[2], infos[5]):
+        data[data_of(info, bytes(data))[-1]] ^= 1
+    path.write_bytes(data)
+    found = []
+    for file in (archive.open_file(path), io.BytesIO(data)):
+        with file:
+            records = read_records(file, path)
+            found.append([str(error) for error in find_damaged(file, path, records)])
+            with pytest.raises(DamagedCheckpointError, match=r"record 'large/data/1' is damaged"):
+                archive.verify(file, path)
+    assert found[0] == found[1]
+    assert [True] * 3 == [f"data/{n}'" in error for n, error in zip((1, 2, 5), found[0], strict=True)]
 
 
 @settings(max_examples=60, deadline=None)

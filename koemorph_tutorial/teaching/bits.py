@@ -301,12 +301,13 @@ def _small_png(figure: Figure) -> bytes:
     drawn, written = io.BytesIO(), io.BytesIO()
     with style():
         figure.savefig(drawn, format="png", dpi=180)
-    pixels = np.asarray(PIL.Image.open(drawn).convert("RGB"))
-    colours, index, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    pixels = np.asarray(PIL.Image.open(drawn).convert("RGBA"))
+    packed, index, counts = np.unique(pixels.view(np.uint32), return_inverse=True, return_counts=True)
+    colours = packed.view(np.uint8).reshape(-1, 4)[:, :3]
     palette = colours[np.argsort(-counts)[:48]]
     distance = np.square(colours[:, None].astype(int) - palette).sum(2)
     image = PIL.Image.fromarray(distance.argmin(1)[index].astype(np.uint8).reshape(pixels.shape[:2]))
-    image.putpalette(palette.tobytes())
+    image.putpalette(np.ascontiguousarray(palette).tobytes())
     image.save(written, format="png", optimize=True)
     return written.getvalue()
 
