@@ -2,11 +2,15 @@
 
 Only when the bytes are durable do the best, the count of saves and the position on the disk advance, so a failed commit
 is as if it had never been asked for.
+
+In the background (`CheckpointSettings.background`) a commit is the same, in a thread of its own, on a copy of the
+state: one at a time, the next one waits. What goes wrong there is logged at once, and kept for `raise_failure`.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from .durable import link, refusals_named, sync_directory
+from .plain import check_plain
 from .records import LAST_NAME, Best, CheckpointError, CheckpointSettings, Position
 from .retention import Plan, carry_out, plan_retention
 from .save_policy import Decision
+from .snapshot import Snapshot
 from .storage import describe, list_checkpoints, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -35,7 +41,10 @@ class Saved:
 
 
 class Commits:
-    """The durable side of a run: `run` (line, parent, saves), `best` and `position` are those on the disk."""
+    """The durable side of a run: `run` (line, parent, saves), `best` and `position` are those on the disk.
+
+    `saved` is the newest save of this process, None before the first.
+    """
 
     def __init__(
         self, directory: Path, settings: CheckpointSettings, on_saved: Callable[[Saved], None] | None = None
@@ -48,11 +57,20 @@ class Commits:
         self._newest: tuple[object, ...] | None = None  # what ``last_model.pth`` was when it was last put in place
         self._on_saved = on_saved
         self._saved_at = time.monotonic()
+        self.saved: Saved | None = None
+        self._snapshot = Snapshot()
+        self._in_flight: tuple[threading.Thread, Decision] | None = None
+        self._failure: BaseException | None = None  # of a save in the background, until somebody is told
 
     @property
     def seconds_since_save(self) -> float:
         """The age of the newest save in seconds, from the beginning of this process's run before the first."""
         return time.monotonic() - self._saved_at
+
+    @property
+    def possible_bests(self) -> tuple[Best, ...]:
+        """The best on the disk, and the one that it will be if the save in flight succeeds."""
+        return (self.best,) if self._in_flight is None else (self.best, self._in_flight[1].best)
 
     def begin(self, run: Mapping[str, Any], best: Best | None = None, position: Position | None = None) -> None:
         """Begin with what is on the disk: nothing, or what was resumed."""
@@ -68,8 +86,65 @@ class Commits:
             raise RuntimeError("no run has begun")
         return {**self.run, "saves": self.run["saves"] + 1, "keep": self._keep}
 
-    def commit(self, decision: Decision, checkpoint: Mapping[str, Any], position: Position) -> Saved:
+    def submit(
+        self, decision: Decision, checkpoint: Mapping[str, Any], position: Position, *, held: object = None
+    ) -> None:
+        """Commit, or in the background copy `checkpoint` and return while a thread commits the copy.
+
+        `held` lives as long as that thread, be it that nobody else keeps it: the right to write here.
+
+        Raises:
+            CheckpointError: as `commit`; in the background only for a value that cannot be saved, others later.
+        """
+        if not self.settings.background:
+            self.commit(decision, checkpoint, position)
+            return
+        self.settle()
+        check_plain(checkpoint)
+        frozen = self._snapshot.take(checkpoint)
+        before = self._saved_at
+        taken_at = self._saved_at = time.monotonic()  # so old is the state, whenever it is durable
+
+        def commit() -> None:
+            try:
+                self.commit(decision, frozen, position, taken_at=taken_at)
+            except BaseException as error:
+                self._saved_at, self._failure = before, error
+                logger.error("a save in the background failed: %s", error)
+
+        thread = threading.Thread(target=lambda held: commit(), args=(held,), name="koemorph-save")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is at its end and starts no thread any more
+            self.commit(decision, frozen, position)
+        else:
+            self._in_flight = thread, decision
+
+    def settle(self) -> None:
+        """Wait until no save is in flight; whether it succeeded, `raise_failure` says."""
+        if self._in_flight is not None and self._in_flight[0] is not threading.current_thread():
+            self._in_flight[0].join()
+            self._in_flight = None
+
+    def raise_failure(self) -> None:
+        """Raise, once, what went wrong with a save in the background, as far as it is known."""
+        if self._in_flight is not None and not self._in_flight[0].is_alive():
+            self.settle()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def commit(
+        self,
+        decision: Decision,
+        checkpoint: Mapping[str, Any],
+        position: Position,
+        *,
+        taken_at: float | None = None,
+    ) -> Saved:
         """Write `checkpoint` under the names of `decision`, then remove what need not be kept.
+
+        `taken_at`, of the monotonic clock, is when the state was taken; by default it is as it was until now.
 
         Raises:
             CheckpointError: as `save_checkpoint`; then nothing has advanced.
@@ -79,13 +154,14 @@ class Commits:
         save_checkpoint(checkpoint, self.directory / first, also=others)
         self.run, self.best, self.position = dict(checkpoint["run"]), decision.best, position
         self._newest = self._last_model()
-        self._saved_at = time.monotonic()
+        self._saved_at = time.monotonic() if taken_at is None else taken_at
         saved = Saved(
             files=tuple(self.directory / name for name in decision.names),
             plan=self.retain(),
             seconds=time.monotonic() - started,
         )
         logger.info("%s", saved)
+        self.saved = saved
         if self._on_saved is not None:
             self._on_saved(saved)
         return saved

@@ -13,7 +13,7 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, NoReturn, Self, Unpack
 
 from . import recording
 from .commit import Commits, Saved
@@ -52,7 +52,9 @@ class CheckpointManager:
 
     `objects` are named things with ``state_dict`` and ``load_state_dict`` (model, optimizer, scheduler, a
     `ResumableLoader`, your own) or a ``torch.Generator``; `settings`, or its fields as keywords, say when to save and
-    what to keep; `config` is stored with every checkpoint; `on_saved` is called once the bytes are durable. The first
+    what to keep; `config` is stored with every checkpoint; `on_saved` is called once the bytes are durable. With
+    ``background=True`` a save copies the state and a thread writes it, one at a time, and calls `on_saved`; what goes
+    wrong there is logged at once and raised by the next save, `wait` or `close`; leaving waits for it. The first
     of `signals` that arrives while the run is under way makes the next `step`, `poll` or `save` leave by
     `StopTraining`, after a durable save; a second one leaves at once.
 
@@ -96,7 +98,7 @@ class CheckpointManager:
         self._stop = StopRequest(signals)
         self._stop_obeyed = False
         weakref.finalize(self, self._stop.stop_listening).atexit = False  # of one that nobody closed
-        self._tenancy = Tenancy(self.directory, on_leave=self._stop.stop_listening)
+        self._tenancy = Tenancy(self.directory, settle=self._commits.settle, on_leave=self._stop.stop_listening)
         self._recorder = recording.current()
         if self._recorder is not None:
             self._recorded_as = self._recorder.join(self.directory)
@@ -277,7 +279,9 @@ class CheckpointManager:
         """Save inside an epoch if a setting, a stop or a certificate wants it, and leave if it was a stop."""
         stopping = self.stop_requested or (self._recorder is not None and self._recorder.is_stop(self.position))
         epoch = self.position.epoch
-        decision = self._decide(epoch, metrics, steps=steps, inside_epoch=True, stopping=stopping)
+        asked: dict[str, Any] = {"steps": steps, "inside_epoch": True, "stopping": stopping}
+        self._wait_for_the_one_before(epoch, metrics, **asked)
+        decision = self._decide(epoch, metrics, **asked)
         self._carry_out(decision, epoch, metrics, parts)
         if self._recorder is not None:
             self._metrics = metrics
@@ -286,7 +290,7 @@ class CheckpointManager:
             self._recorder.at(self.position)
         self._stop_for_recorder()
         if self.stop_requested and decision.names:  # a signal that came after the decision waits for the next one
-            raise self._stopped(f"saved at {self.position}")
+            self._leave(f"saved at {self.position}")
 
     def save(
         self, metrics: Mapping[str, float], *, epoch: int | None = None, global_step: int | None = None
@@ -298,8 +302,9 @@ class CheckpointManager:
 
         Raises:
             RuntimeError: a second `save` in one epoch. UsedDirectoryError: another run's checkpoints lie here and
-                nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. StopTraining: a
-                stop was asked for, and the end of this epoch is saved.
+                nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. In the background
+                it is of the save before: then this epoch has not ended yet, and `save` can be called again.
+                StopTraining: a stop was asked for, and the end of this epoch is saved.
         """
         self._check()
         if self._driven and (epoch is not None or global_step is not None):
@@ -307,6 +312,9 @@ class CheckpointManager:
         if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         metrics = plain_metrics(metrics)
+        self._wait_for_the_one_before(
+            self.position.epoch if epoch is None else epoch, metrics, owed=self._owed, stopping=self.stop_requested
+        )
         begins = self._commits.run is None
         self._begin_run()
         self._metrics = dict(metrics)
@@ -321,13 +329,30 @@ class CheckpointManager:
         self._note("end", saved=bool(decision.names))
         self._stop_for_recorder()
         if self.stop_requested and LAST_NAME in decision.names:
-            raise self._stopped(f"saved the end of epoch {ended}")
+            self._leave(f"saved the end of epoch {ended}")
         return decision
+
+    def wait(self) -> Saved | None:
+        """Wait until no save is under way; return the newest one of this process, None before the first.
+
+        Raises:
+            CheckpointWriteError: what went wrong with a save in the background, unless it was raised already.
+        """
+        self._commits.settle()
+        self._commits.raise_failure()
+        return self._commits.saved
 
     def _check(self) -> None:
         self._tenancy.check()
         if self._stop_obeyed:  # somebody has caught it: what lies there is sound, and nothing is put over it
             raise self._stopped("nothing is saved after that")
+
+    def _leave(self, what: str) -> NoReturn:
+        """Leave by `StopTraining`, once what was saved is durable; else raise why it is not."""
+        self._commits.settle()
+        if not self._commits.is_newest(self.position):
+            self._commits.raise_failure()
+        raise self._stopped(what)
 
     def _stopped(self, what: str) -> StopTraining:
         self._unfinished = False  # the run goes on one day, so it has no final epoch yet
@@ -338,7 +363,7 @@ class CheckpointManager:
         """End the run: an epoch that `save` ended and that has no file yet gets its numbered one.
 
         Raises:
-            Exception: what went wrong when the loop was left, if anything did.
+            Exception: what went wrong when the loop was left, or with a save in the background, if anything did.
         """
         self._close(clean=True)
 
@@ -366,6 +391,7 @@ class CheckpointManager:
             self._tenancy.leave()
         if self._error is not None:
             raise self._error
+        self._commits.raise_failure()
         if clean and self.stop_requested and not self._stop_obeyed:  # what comes after the run is to be stopped as well
             raise self._stopped("the loop is over, and its last epoch saved")
 
@@ -374,6 +400,7 @@ class CheckpointManager:
         if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
         self._tenancy.check_hold()
+        self._commits.settle()
         self._unfinished = False
         ended = self.position.epoch - 1
         decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
@@ -383,14 +410,41 @@ class CheckpointManager:
             self._carry_out(decision, ended, self._metrics)
         else:
             self._commits.finish()
+        self._commits.settle()
+        self._commits.raise_failure()
+
+    def _wait_for_the_one_before(self, epoch: int, metrics: dict[str, float], **circumstances: Any) -> None:
+        """Wait for a save in the background if what comes now may write, and raise what went wrong with it.
+
+        Before anything of the next save is done: a run that ends here goes on from what is durable, and what was not
+        saved is trained again. A stop is no time to give up: it tries once more, and what went wrong is in the log.
+        """
+        bests = self._commits.possible_bests
+        if len(bests) > 1 and any(self._decide_by(best, epoch, metrics, circumstances).names for best in bests):
+            self._commits.settle()
+        if not circumstances["stopping"]:
+            try:
+                self._commits.raise_failure()
+            except Exception:
+                self._unfinished = False  # what the objects hold now is of no epoch that has ended
+                raise
 
     def _decide(self, epoch: int, metrics: Mapping[str, float], **circumstances: Any) -> Decision:
+        decision = self._decide_by(self._commits.possible_bests[-1], epoch, metrics, circumstances)
+        if decision.names and len(self._commits.possible_bests) > 1:  # what is written goes by what is durable
+            self._commits.settle()
+            decision = self._decide_by(self.best, epoch, metrics, circumstances)
+        return decision
+
+    def _decide_by(
+        self, best: Best, epoch: int, metrics: Mapping[str, float], circumstances: Mapping[str, Any]
+    ) -> Decision:
         return decide(
             self.settings,
             epoch=epoch,
             global_step=self.position.global_step,
             metrics=metrics,
-            best=self.best,
+            best=best,
             seconds_since_save=self._commits.seconds_since_save,
             **circumstances,
         )
@@ -417,15 +471,17 @@ class CheckpointManager:
         )
         checkpoint["metadata"]["settings"] = self._settings
         checkpoint |= parts or {}
-        self._commits.commit(decision, checkpoint, self.position)
+        self._commits.submit(decision, checkpoint, self.position, held=self._tenancy)
 
     def _note(self, moment: recording.Moment, **details: Any) -> None:
         if self._recorder is not None:
-            record = {"metrics": self._metrics, "best": asdict(self.best)}
+            record = {"metrics": self._metrics, "best": asdict(self._commits.possible_bests[-1])}
             self._recorder.note(self.position, moment, self._objects, record, run=self._recorded_as, **details)
 
     def _stop_for_recorder(self) -> None:
         if self._recorder is not None:
+            if self._recorder.is_stop(self.position):
+                self._commits.settle()  # what is to be certified is the save, not the moment at which it is durable
             self._recorder.stop_at(self.position)
 
     def _warn_of_missing_monitor(self) -> None:

@@ -32,6 +32,9 @@ FORMAT_TYPES: Mapping[str, type] = {
     "optimizer_parameters": dict,
 }
 
+Codec = Literal["gzip", "zstd", "shuffle-zstd"]
+SUFFIXES: Mapping[Codec, str] = {"gzip": ".pth.gz", "zstd": ".pth.zst", "shuffle-zstd": ".shuffle.pth"}  # for ".pth"
+
 _NUMBERED = re.compile(r"checkpoint_epoch_(\d{3,})\.pth")
 
 
@@ -84,12 +87,27 @@ def numbered_name(epoch: int) -> str:
     return f"checkpoint_epoch_{epoch:03d}.pth"
 
 
+def split_codec(name: str) -> tuple[str, Codec | None]:
+    """Return the name of the plain file, and by which codec `name` says to be compressed; None for a plain one.
+
+    >>> split_codec("checkpoint_epoch_025.shuffle.pth"), split_codec("last_model.pth")
+    (('checkpoint_epoch_025.pth', 'shuffle-zstd'), ('last_model.pth', None))
+    """
+    for codec, suffix in SUFFIXES.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + ".pth", codec
+    return name, None
+
+
 def numbered_epoch(name: str) -> int | None:
     """Return the epoch in a numbered checkpoint's name; None for a name that this library would not write.
 
     >>> numbered_epoch("checkpoint_epoch_025.pth"), numbered_epoch("checkpoint_epoch_0025.pth"), numbered_epoch("x.pth")
     (25, None, None)
+    >>> numbered_epoch("checkpoint_epoch_025.pth.gz")
+    25
     """
+    name = split_codec(name)[0]
     match = _NUMBERED.fullmatch(name)
     # A name must be exactly what we would write, so that one epoch never has two.
     return int(match[1]) if match and match[1].isascii() and name == numbered_name(int(match[1])) else None
@@ -180,14 +198,15 @@ class CheckpointFile:
     """What a directory listing knows of one checkpoint, read from its header without torch.
 
     `line` names the line of runs it belongs to (None for the recipe's format), `saves` how many saves were made
-    before and with it, `position` is that of the next batch; `size` in bytes; names with one `inode` share their bytes.
+    before and with it, `position` is that of the next batch; `codec` by which it is compressed, None for a plain file;
+    `size` in bytes; names with one `inode` share their bytes.
     """
 
     path: Path
     epoch: int
     position: Position
     kind: Kind
-    codec: str | None
+    codec: Codec | None
     line: str | None
     saves: int
     metrics: Mapping[str, float]
@@ -211,6 +230,7 @@ class SettingsOverrides(TypedDict, total=False):
     mode: str
     every_n_steps: int | None
     every_minutes: float | None
+    background: bool
 
 
 def _whole(value: object, least: int) -> bool:
@@ -223,6 +243,7 @@ class CheckpointSettings:
 
     `save_freq` and `milestones` count epochs from 0; `keep_last_n` and `keep_best_n` count numbered files
     (`keep_last_n=None` keeps all); `every_n_steps` counts batches, `every_minutes` minutes, both inside an epoch.
+    `background`: a save copies the state and returns; a thread writes it.
 
     >>> CheckpointSettings(save_freq=2).is_due(4)
     True
@@ -242,6 +263,7 @@ copy of its bytes, so one more file is the only second copy
     mode: str = "min"
     every_n_steps: int | None = None
     every_minutes: float | None = None
+    background: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.milestones, list):  # as YAML and checkpoints hold them
@@ -271,6 +293,7 @@ copy of its bytes, so one more file is the only second copy
             "a time above 0, or null",
             minutes is None or (is_time and math.isfinite(minutes) and minutes > 0),
         )
+        yield "background", "true or false", isinstance(self.background, bool)
 
     def _reason(self, name: str) -> str:
         if name == "keep_last_n" and self.keep_last_n == 1:

@@ -15,12 +15,15 @@ _TENANTS: WeakValueDictionary[str, Tenancy] = WeakValueDictionary()  # by direct
 
 
 class Tenancy:
-    """The right to write into `directory`; `on_leave` is called when it ends, be it that a newer one took it over."""
+    """The right to write into `directory`; `on_leave` is called when it ends, be it that a newer one took it over.
 
-    def __init__(self, directory: Path, on_leave: Callable[[], None]) -> None:
+    `settle` waits until nothing is being written: before it ends, and before a newer one looks at what is there.
+    """
+
+    def __init__(self, directory: Path, *, settle: Callable[[], None], on_leave: Callable[[], None]) -> None:
         self.directory = directory
         self.left = False
-        self._on_leave = on_leave
+        self._settle, self._on_leave = settle, on_leave
         self._hold: Hold | None = None  # once the run has begun
 
     @contextmanager
@@ -30,6 +33,9 @@ class Tenancy:
         Raises:
             DirectoryLockedError: another process has it.
         """
+        older = _TENANTS.get(os.path.realpath(self.directory))
+        if older is not None:
+            older._settle()
         made = prepare_directory(self.directory)
         mine = None
         try:
@@ -72,6 +78,7 @@ class Tenancy:
     def leave(self) -> None:
         """Let the next one in."""
         self.left = True
+        self._settle()
         self._on_leave()
         if self._hold is not None:
             self._hold.release()

@@ -175,6 +175,16 @@ def full_without_links(directory: Path, unit: str, *amounts: str) -> Iterator[Ou
     yield from full(directory, unit, *amounts)
 
 
+def full_in_background(directory: Path, unit: str, *amounts: str) -> Iterator[Outcome]:
+    SETTINGS["background"] = True
+    yield from full(directory, unit, *amounts)
+
+
+def filled_in_background(directory: Path, *sizes: str) -> Iterator[Outcome]:
+    SETTINGS["background"] = True
+    yield from trained_until_full(directory, *sizes)
+
+
 def trained_until_full(directory: Path, *sizes: str) -> Iterator[Outcome]:
     """Keep every epoch on disks of so many KiB until they are full, make room, and train for three epochs more."""
     for size in sizes:
@@ -273,7 +283,16 @@ def refuse_links() -> None:
 
 CHILDREN: dict[str, Callable[..., Iterator[Outcome]]] = {
     child.__name__: child
-    for child in (full, full_without_links, trained_until_full, read_only, another_user, without_links)
+    for child in (
+        full,
+        full_in_background,
+        filled_in_background,
+        full_without_links,
+        trained_until_full,
+        read_only,
+        another_user,
+        without_links,
+    )
 }
 
 if __name__ == "__main__":

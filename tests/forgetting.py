@@ -39,7 +39,9 @@ class Average:
         self.shadow.load_state_dict(state)
 
 
-def train(folder: Path, recorder: Recorder | None = None, *, workers: int = 0, epochs: int = 5) -> None:
+def train(
+    folder: Path, recorder: Recorder | None = None, *, workers: int = 0, epochs: int = 5, background: bool = False
+) -> None:
     """Train to the end, and go on where what lies in `folder` ends. Each batch draws from all three generators."""
     random.seed(1)
     np.random.seed(2)
@@ -58,7 +60,7 @@ def train(folder: Path, recorder: Recorder | None = None, *, workers: int = 0, e
         "ema": average,
         "loader": loader,
     }
-    with CheckpointManager(folder, objects, save_freq=2) as checkpoints:
+    with CheckpointManager(folder, objects, save_freq=2, background=background) as checkpoints:
         for epoch in checkpoints.epochs(epochs):
             for (batch,) in loader:
                 batch = batch * random.gauss(1, 0.1) + float(np.random.normal()) * 0.1

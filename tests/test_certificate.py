@@ -32,10 +32,13 @@ def certify_without(sabotage: Callable[[], None], stop: Position = INSIDE) -> Ce
     return certify(loop, stops=[stop])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_that_saves_everything_is_certified(workers: int) -> None:
-    """At the end of an epoch and inside one, each after a real kill."""
-    certificate = certify(lambda folder, recorder: forgetting.train(folder, workers=workers), stops=[AT_AN_END, INSIDE])
+@pytest.mark.parametrize(("workers", "background"), [(0, False), (2, False), (0, True), (2, True)])
+def test_a_training_that_saves_everything_is_certified(workers: int, background: bool) -> None:
+    """At the end of an epoch and inside one, each after a real kill; saved by a thread while it trains on, too."""
+    certificate = certify(
+        lambda folder, recorder: forgetting.train(folder, workers=workers, background=background),
+        stops=[AT_AN_END, INSIDE],
+    )
     assert certificate.certified, str(certificate)
     assert [AT_AN_END, INSIDE] == [_place(trial.resumed_at) for trial in certificate.trials]
     assert all(trial.killed and trial.moments >= 2 and trial.batches >= 8 for trial in certificate.trials)

@@ -16,7 +16,7 @@ import pytest
 
 from koemorph_tutorial.testing import Campaign, CrashTestError, crash_test, saved
 from koemorph_tutorial.testing.crash import MODES, VERDICTS
-from koemorph_tutorial.testing.example import recover, train, train_and_go_back
+from koemorph_tutorial.testing.example import recover, train, train_and_go_back, train_in_background
 
 from .savers import SmallSaver, the_recipe
 
@@ -34,7 +34,7 @@ def test_at_every_moment_of_one_save_the_run_comes_back() -> None:
     assert campaign.blind_spots == ()
 
 
-@pytest.mark.parametrize(("training", "a_fifth"), [(train, 17), (train_and_go_back, 32)])
+@pytest.mark.parametrize(("training", "a_fifth"), [(train, 17), (train_in_background, 17), (train_and_go_back, 32)])
 def test_at_a_fifth_of_all_moments_the_run_comes_back(training: object, a_fifth: int) -> None:
     """All of them are tried by `make proof`."""
     campaign = crash_test(training, recover, max_points=a_fifth)  # type: ignore[arg-type]

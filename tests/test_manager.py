@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import fcntl
+import gc
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,9 @@ from koemorph_tutorial.records import (
     UnsavableStateError,
     UsedDirectoryError,
 )
+from tests import disks
 from tests.comparing import difference
+from tests.underload import saves_under_load
 
 
 def make_objects(seed: int = 0, *, resumable: bool = True) -> dict[str, Any]:
@@ -1336,3 +1342,319 @@ def test_an_error_that_the_caller_is_dealing_with_is_no_refusal_of_the_disk(
     except FileNotFoundError:
         with pytest.raises(RuntimeError, match="illegal memory access"):
             of_model(tmp_path / "run").save({"loss": 1.0})
+
+
+# -- in the background -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def refusing_disk(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> Iterator[None]:
+    """Have every fsync fail inside the block."""
+
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        yield
+
+
+@contextlib.contextmanager
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have the fsync of a file wait until the event that is handed out is set, or for the end of the block."""
+    go_on, sync = threading.Event(), os.fsync
+
+    def wait(descriptor: int) -> None:
+        go_on.wait(60)
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", wait)
+        try:
+            yield go_on
+        finally:
+            go_on.set()
+
+
+def test_a_run_saved_in_the_background_leaves_the_same_files(tmp_path: Path) -> None:
+    losses = {0: 0.9, 1: 0.5, 2: 0.7, 3: 0.4, 4: 0.6}
+    settings: dict[str, Any] = {"save_freq": 2, "keep_last_n": 2, "milestones": ()}
+    run(tmp_path / "at once", 6, losses, **settings)
+    run(tmp_path / "beside", 6, losses, background=True, **settings)
+    assert names(tmp_path / "at once") == names(tmp_path / "beside")
+    for name in names(tmp_path / "at once"):
+        one, other = (load_checkpoint(tmp_path / folder / name) for folder in ("at once", "beside"))
+        assert "" == difference({**one, "run": {}}, {**other, "run": {}})
+
+
+def test_a_save_in_the_background_returns_before_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Best and what `wait` returns advance only when it is; `on_saved` comes after that."""
+    heard: list[Any] = []
+    checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True, on_saved=heard.append)
+    with slow_disk(monkeypatch) as go_on:
+        decision = checkpoints.save({"loss": 0.5})
+        assert "best_model.pth" in decision.names
+        assert None is checkpoints.best.value
+        assert not (tmp_path / "best_model.pth").exists()
+        assert [] == heard
+        go_on.set()
+        saved = checkpoints.wait()
+    assert 0.5 == checkpoints.best.value
+    assert [saved] == heard
+    assert {"best_model.pth", "checkpoint_epoch_000.pth", "last_model.pth"} == {path.name for path in saved.files}
+    checkpoints.close()
+
+
+def test_one_save_is_in_flight_and_the_next_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints.save({"loss": 0.5})
+        second = threading.Thread(target=checkpoints.save, args=({"loss": 0.4},))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        assert 1 == sum(thread.name == "koemorph-save" for thread in threading.enumerate())
+        go_on.set()
+        second.join()
+    checkpoints.close()
+    assert [1, 0] == [file.epoch for file in list_checkpoints(tmp_path) if file.kind == "numbered"]
+
+
+def test_an_epoch_with_nothing_to_write_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = manage(tmp_path, make_objects(), save_freq=100, milestones=(), background=True)
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints.save({"loss": 0.9})
+        go_on.set()
+        checkpoints.wait()
+        go_on.clear()
+        checkpoints.save({"loss": 0.5})
+        assert () == checkpoints.save({"loss": 0.95}).names  # no best, whether the first one succeeds or not
+        assert not go_on.is_set()
+    checkpoints.close()
+
+
+def test_what_fails_in_the_background_is_told_at_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And at once in the log. The next one has not begun, so it can be asked for again, and nothing is lost."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects, save_freq=1, background=True)
+    checkpoints.save({"loss": 0.9})
+    before = checkpoints.wait()
+    with refusing_disk(monkeypatch):
+        checkpoints.save({"loss": 0.5})
+        checkpoints._commits.settle()
+    assert "a save in the background failed" in caplog.text
+    assert {path.name for path in before.files} <= set(names(tmp_path))
+    assert 0.9 == checkpoints.best.value
+    with pytest.raises(CheckpointWriteError, match="could not be written: No space left on device") as caught:
+        checkpoints.save({"loss": 0.7})
+    assert errno.ENOSPC == caught.value.errno
+    assert "checkpoint_epoch_002.pth" not in names(tmp_path)
+    checkpoints.save({"loss": 0.7})  # told once
+    checkpoints.close()
+    assert (0.7, 2) == (checkpoints.best.value, checkpoints.best.epoch)  # between old and new: the best there is
+    best = load_checkpoint(tmp_path / "best_model.pth")
+    assert (2, 0.7, 2) == (best["epoch"], best["best"]["value"], best["run"]["saves"])
+
+
+@pytest.mark.parametrize("way", ["wait", "close"])
+def test_what_fails_in_the_background_is_told_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+    checkpoints.save({"loss": 0.9})
+    checkpoints.wait()
+    with refusing_disk(monkeypatch):
+        checkpoints.save({"loss": 0.5})
+        with pytest.raises(CheckpointWriteError, match="No space left on device"):
+            getattr(checkpoints, way)()
+    if way == "wait":
+        checkpoints.save({"loss": 0.7})
+        checkpoints.close()
+        assert 0.7 == load_checkpoint(tmp_path / "best_model.pth")["best"]["value"]
+    assert 0 in {file.epoch for file in list_checkpoints(tmp_path)}
+
+
+def test_a_value_between_the_durable_best_and_one_that_failed_is_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the failure is not known yet when it comes: what it depends on is waited for."""
+    checkpoints = manage(tmp_path, make_objects(), save_freq=100, milestones=(), background=True)
+    checkpoints.save({"loss": 0.9})
+    checkpoints.wait()
+    with refusing_disk(monkeypatch):
+        checkpoints.save({"loss": 0.5})
+        with pytest.raises(CheckpointWriteError):
+            checkpoints.save({"loss": 0.7})
+    assert "best_model.pth" in checkpoints.save({"loss": 0.7}).names
+    checkpoints.close()
+    assert (0.7, 2) == (checkpoints.best.value, checkpoints.best.epoch)
+
+
+def test_a_loop_that_a_failure_ends_goes_on_where_it_was_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 1 failed, so epoch 2 is not put over it: the resumed run does both again and finds the same best."""
+    losses = {0: 0.9, 1: 0.5, 2: 0.7}
+    objects = make_objects()
+    with (
+        pytest.raises(CheckpointWriteError),
+        manage(tmp_path, objects, save_freq=1, background=True) as checkpoints,
+    ):
+        for epoch in checkpoints.epochs(3):
+            train_epoch(objects, checkpoints)
+            with refusing_disk(monkeypatch) if epoch == 1 else contextlib.nullcontext():
+                checkpoints.save({"loss": losses[epoch]})
+                checkpoints._commits.settle()
+    assert [0] == sorted({file.epoch for file in list_checkpoints(tmp_path)})
+    again = run(tmp_path, 3, losses, save_freq=1, background=True)
+    assert 0.5 == load_checkpoint(tmp_path / "best_model.pth")["best"]["value"]
+    undisturbed = run(tmp_path / "undisturbed", 3, losses, save_freq=1)
+    assert "" == difference(again["model"].state_dict(), undisturbed["model"].state_dict())
+
+
+def test_a_final_save_that_failed_in_the_background_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = make_objects()
+    with pytest.raises(CheckpointWriteError), manage(tmp_path, objects, save_freq=1, background=True) as checkpoints:
+        for _ in checkpoints.epochs(2):
+            train_epoch(objects, checkpoints)
+            with refusing_disk(monkeypatch) if checkpoints.position.epoch == 1 else contextlib.nullcontext():
+                checkpoints.save({"loss": 1.0})
+                checkpoints._commits.settle()
+    assert "" == difference(
+        load_checkpoint(tmp_path / "last_model.pth")["model_state_dict"], objects["model"].state_dict()
+    )
+    assert "checkpoint_epoch_001.pth" in names(tmp_path)
+
+
+def test_a_disk_that_really_fills_during_saves_in_the_background(tmp_path: Path) -> None:
+    """One line with the disk's own words at the next call; all that was durable is sound, no temporary is left."""
+    for folder, what, arguments, refused in (
+        ("kept", "filled_in_background", (48, 200, 1024), 3),
+        ("bytes", "full_in_background", ("KiB", 0, 44), 2),
+        ("names", "full_in_background", ("names", 0, 1), 2),
+    ):
+        (tmp_path / folder).mkdir()
+        outcomes = disks.seen_by_a_child(what, tmp_path / folder, *arguments)
+        assert refused == disks.assert_full_disks_lost_nothing(outcomes)
+
+
+def test_a_stop_waits_for_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """StopTraining means that the state is durable, in the background as well."""
+    objects = make_objects()
+    with slow_disk(monkeypatch) as go_on, manage(tmp_path, objects, background=True) as checkpoints:
+        threading.Timer(0.3, go_on.set).start()
+        with pytest.raises(SystemExit) as stopped:
+            for _ in checkpoints.epochs(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+                train_epoch(objects, checkpoints)
+        assert go_on.is_set()
+        assert 3 == stopped.value.code
+        assert 1 == load_checkpoint(tmp_path / "last_model.pth")["position"]["batch"]
+
+
+def test_a_stop_that_cannot_be_saved_is_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3 would say that the run can go on from here."""
+    objects = make_objects()
+    with (
+        pytest.raises(CheckpointWriteError),
+        refusing_disk(monkeypatch),
+        manage(tmp_path, objects, background=True) as checkpoints,
+    ):
+        for _ in checkpoints.epochs(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            train_epoch(objects, checkpoints)
+
+
+def test_the_interpreter_waits_for_a_save_that_nobody_waits_for(tmp_path: Path) -> None:
+    """A script that ends without close(): the thread is no daemon."""
+    script = f"""
+import torch
+from koemorph_tutorial import CheckpointManager
+checkpoints = CheckpointManager({str(tmp_path)!r}, {{"model": torch.nn.Linear(500, 500)}}, background=True)
+checkpoints.save({{"loss": 1.0}})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 0 == load_checkpoint(tmp_path / "last_model.pth")["epoch"]
+
+
+def test_a_newer_manager_waits_for_what_the_older_one_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is run twice resumes from the save that was in flight, not from the one before it."""
+    with slow_disk(monkeypatch) as go_on:
+        older = manage(tmp_path, make_objects(), save_freq=1, background=True)
+        older.save({"loss": 0.5})
+        threading.Timer(0.3, go_on.set).start()
+        newer = manage(tmp_path, make_objects(), save_freq=1, background=True)
+        resumed = newer.resume()
+    assert (1, 0.5) == (resumed.position.epoch, resumed.best.value)
+    newer.close()
+
+
+def test_the_lock_is_held_until_the_save_is_done_though_the_manager_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+        checkpoints.save({"loss": 0.5})
+        del checkpoints
+        gc.collect()
+        with open(tmp_path / ".lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        go_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "koemorph-save":
+                thread.join()
+    gc.collect()
+    with open(tmp_path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_on_saved_may_ask_the_manager(tmp_path: Path) -> None:
+    """It runs in the saving thread: to wait there for that thread would be to wait for ever."""
+    heard: list[Any] = []
+    checkpoints = manage(
+        tmp_path, make_objects(), background=True, on_saved=lambda saved: heard.append((checkpoints.wait(), saved))
+    )
+    checkpoints.save({"loss": 0.5})
+    checkpoints.close()
+    assert [(saved, saved) for _, saved in heard] == heard
+    assert 1 == len(heard)
+
+
+def test_what_cannot_be_read_back_is_refused_at_the_call_in_the_background_too(tmp_path: Path) -> None:
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"fn": print}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    checkpoints = CheckpointManager(tmp_path, {"odd": Odd()}, background=True)
+    with pytest.raises(UnsavableStateError, match="odd_state_dict"):
+        checkpoints.save({"loss": 1.0})
+    assert [] == names(tmp_path)
+
+
+def test_every_minutes_counts_from_when_the_state_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a save is in flight the next step does not find it overdue, and wait for it."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects, every_minutes=10, background=True)
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints.save({"loss": 0.5})
+        checkpoints._commits._saved_at -= 1
+        assert 1 <= checkpoints._commits.seconds_since_save < 60
+        go_on.set()
+        checkpoints.wait()
+        assert checkpoints._commits.seconds_since_save < 60
+    checkpoints.close()
+
+
+def test_a_hundred_saves_while_everything_changes_hold_what_was_there_at_the_call(tmp_path: Path) -> None:
+    """Fused AdamW, the buffers of BatchNorm, the random states: none of which a version counter sees.
+
+    `make proof` does two hundred of a larger network under load.
+    """
+    assert 100 == saves_under_load(tmp_path, saves=100, width=64)

@@ -71,7 +71,11 @@ def test_a_name_counts_only_if_it_is_the_one_we_would_write(name: str) -> None:
         "checkpoint_epoch_0\u0661\u0662.pth",
         "checkpoint_epoch_.pth",
         "checkpoint_epoch_025.pth\n",
-        "checkpoint_epoch_025.pth.gz",
+        "checkpoint_epoch_025.pth.xz",
+        "checkpoint_epoch_25.pth.gz",
+        "best_model.pth.gz",
+        "last_model.shuffle.pth",
+        "checkpoint_epoch_025.shuffle.pth.gz",
         "checkpoint_epoch_025.PTH",
         "Checkpoint_epoch_025.pth",
         "my_checkpoint_epoch_025.pth",
@@ -245,6 +249,7 @@ BAD = [
     ("every_minutes", "5", "a time above 0, or null"),
     ("every_minutes", NAN, "a time above 0, or null"),
     ("every_minutes", INF, "a time above 0, or null"),
+    ("background", 1, "true or false"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ _LOSSES = (0.9, 0.5, 0.7, 0.6, 0.4, 0.8)  # epochs 0, 1 and 4 are the best so fa
 _SETTINGS = CheckpointSettings(save_freq=1, keep_last_n=2, keep_best_n=0, milestones=())
 
 
-def train(directory: Path, epochs: int = 4, source: str | Path = "auto") -> None:
+def train(directory: Path, epochs: int = 4, source: str | Path = "auto", *, background: bool = False) -> None:
     """Train `epochs` epochs, each of which is saved under its number, and go on where what lies there ends."""
+
+    def say_saved(_: object = None) -> None:
+        saved(run_digest(load_checkpoint(directory / "last_model.pth")))
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -32,10 +37,11 @@ def train(directory: Path, epochs: int = 4, source: str | Path = "auto") -> None
     data = TensorDataset(torch.linspace(-1, 1, 24).reshape(8, 3))
     loader = ResumableLoader(DataLoader(data, 4, shuffle=True, generator=torch.Generator().manual_seed(0)))
     objects = {"model": model, "optimizer": optimizer, "loader": loader}
-    with CheckpointManager(directory, objects, _SETTINGS) as checkpoints:
+    settings = replace(_SETTINGS, background=background)
+    with CheckpointManager(directory, objects, settings, on_saved=say_saved) as checkpoints:
         resumed = checkpoints.resume(source)
         if source != "auto" and resumed.file is not None:
-            saved(run_digest(load_checkpoint(resumed.file.path)))
+            say_saved()
         for epoch in checkpoints.epochs(epochs):
             for (batch,) in loader:
                 loss = model(batch).square().mean()
@@ -44,7 +50,11 @@ def train(directory: Path, epochs: int = 4, source: str | Path = "auto") -> None
                 optimizer.step()
                 checkpoints.step()
             checkpoints.save({"loss": _LOSSES[epoch]})
-            saved(run_digest(load_checkpoint(directory / "last_model.pth")))
+
+
+def train_in_background(directory: Path) -> None:
+    """Train four epochs, each saved by a thread while the next one trains."""
+    train(directory, background=True)
 
 
 def train_and_go_back(directory: Path) -> None:

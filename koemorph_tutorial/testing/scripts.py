@@ -52,8 +52,8 @@ def _run(script: str, directory: Path) -> None:
     """Run the script as a program in `directory`; what its managers commit counts as saved."""
     commit = Commits.commit
 
-    def and_say_so(self: Commits, decision: Any, checkpoint: Any, position: Any) -> Any:
-        done = commit(self, decision, checkpoint, position)
+    def and_say_so(self: Commits, decision: Any, checkpoint: Any, position: Any, **rest: Any) -> Any:
+        done = commit(self, decision, checkpoint, position, **rest)
         saved(run_digest(checkpoint))
         return done
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,3 +112,47 @@ SAVERS: dict[str, Callable[[dict[str, Any], Path], Save]] = {
     "safetensors + fsync, 1 name": safetensors,
     "torch.distributed.checkpoint, 1 folder": distributed,
 }
+
+
+def lightning_beside(objects: dict[str, Any], folder: Path) -> tuple[Save, Callable[[], object], Callable[[], object]]:
+    """Save as a ModelCheckpoint without save_last has its asynchronous plugin do: one file."""
+    from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+
+    files = AsyncCheckpointIO(TorchCheckpointIO())
+    folder.mkdir()
+
+    def save(epoch: int) -> None:
+        state = {name: item.state_dict() for name, item in objects.items()}
+        files.save_checkpoint(state, folder / f"epoch_{epoch % 3:03d}.ckpt")
+
+    def wait() -> None:
+        if files._executor is not None:  # there is no other way to wait for one save
+            files._executor.submit(lambda: None).result()
+
+    return save, wait, files.teardown
+
+
+def distributed_beside(
+    objects: dict[str, Any], folder: Path
+) -> tuple[Save, Callable[[], object], Callable[[], object]]:
+    """Save by ``async_save`` of torch.distributed.checkpoint, one process, into a folder of its own each time."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    under_way: list[Any] = []
+
+    def save(epoch: int) -> None:
+        state = {name: item.state_dict() for name, item in objects.items()}
+        under_way.append(dcp.async_save(state, checkpoint_id=str(folder / f"epoch_{epoch:03d}")))
+
+    def wait() -> None:
+        while under_way:
+            under_way.pop().result()
+        shutil.rmtree(folder, ignore_errors=True)  # one is never written over another
+
+    return save, wait, dist.destroy_process_group
+
+
+IN_BACKGROUND = {"Lightning's AsyncCheckpointIO": lightning_beside, "DCP async_save": distributed_beside}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from koemorph_tutorial.testing import Campaign, crash_test
-from koemorph_tutorial.testing.example import recover, train, train_and_go_back
+from koemorph_tutorial.testing.example import recover, train, train_and_go_back, train_in_background
 from tests.savers import SmallSaver, the_recipe
 
 
@@ -17,7 +17,7 @@ def told(name: str, campaign: Campaign) -> Campaign:
     return campaign
 
 
-@pytest.mark.parametrize("training", [train, train_and_go_back])
+@pytest.mark.parametrize("training", [train, train_in_background, train_and_go_back])
 def test_at_every_moment_the_run_comes_back(training: Callable[[Path], None]) -> None:
     campaign = told(training.__name__, crash_test(training, recover))
     assert campaign.not_ok == ()

@@ -11,10 +11,11 @@ from tests import disks
 PAGE = 4  # KiB; a tmpfs gives no less
 
 
-def test_a_training_fills_disks_of_every_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("child", ["trained_until_full", "filled_in_background"])
+def test_a_training_fills_disks_of_every_size(tmp_path: Path, child: str) -> None:
     """From one page, on which nothing fits, to a megabyte, page by page."""
     sizes = range(PAGE, 1024 + PAGE, PAGE)
-    outcomes = disks.seen_by_a_child("trained_until_full", tmp_path, *sizes)
+    outcomes = disks.seen_by_a_child(child, tmp_path, *sizes)
     assert len(sizes) == disks.assert_full_disks_lost_nothing(outcomes)
 
 
@@ -23,6 +24,8 @@ def test_a_training_fills_disks_of_every_size(tmp_path: Path) -> None:
     [
         ("full", "KiB", range(0, 160, PAGE), 16),
         ("full", "names", range(8), 2),
+        ("full_in_background", "KiB", range(0, 160, PAGE), 16),
+        ("full_in_background", "names", range(8), 2),
         ("full_without_links", "KiB", range(0, 320, PAGE), 32),
         ("full_without_links", "names", range(8), 2),
     ],

@@ -1,0 +1,95 @@
+"""One copy of a checkpoint that training cannot change any more, in memory that is used again for the next one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+_Storages = dict[tuple[str, int], list[torch.UntypedStorage]]  # by whether it is pinned, and bytes
+
+
+class Snapshot:
+    """The memory of one copy. Whoever takes the next one has done with the one before: it is written over.
+
+    Tensors that share memory share it in the copy as well, so a file made of the copy is byte for byte the file that
+    the state itself would have made; but what lay on an accelerator lies on the CPU.
+
+    >>> weight = torch.zeros(2)
+    >>> taken = Snapshot().take({"weight": weight})
+    >>> _ = weight.fill_(1)
+    >>> taken
+    {'weight': tensor([0., 0.])}
+    """
+
+    def __init__(self) -> None:
+        self._memory: _Storages = {}
+
+    def take(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of `checkpoint` that shares nothing with it that can change.
+
+        Raises:
+            MemoryError, RuntimeError: there is no room for one.
+        """
+        tensors = [tensor for tensor in _tensors(checkpoint) if _is_plain(tensor)]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+        free, self._memory = self._memory, {}
+        taken = {identity: self._find(free, storage) for identity, storage in storages.items()}
+        del free  # what this state has no use for goes before more is taken
+        copies = {identity: self._copy(taken[identity], storage) for identity, storage in storages.items()}
+        memo: dict[Any, Any] = {"torch": copies}  # where torch's own deepcopy looks for storages that it has copied
+        for tensor in tensors:
+            # What torch would copy over there, not at all, or with its numbers turned.
+            if tensor.device.type != "cpu" or not tensor.is_leaf or tensor.is_conj() or tensor.is_neg():
+                memo[id(tensor)] = _view(tensor, copies[tensor.untyped_storage()._cdata])
+        return copy.deepcopy(dict(checkpoint), memo)
+
+    def _find(self, free: _Storages, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
+        """Return memory of the copy before that fits."""
+        fitting = free.get(_kind(storage), [])
+        return fitting.pop() if fitting else None
+
+    def _copy(self, found: torch.UntypedStorage | None, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        pinned = storage.device.type == "cuda"  # memory that the GPU writes to by itself
+        if found is None:
+            found = torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+        found.copy_(storage)
+        self._memory.setdefault(_kind(storage), []).append(found)
+        return found
+
+
+def _kind(storage: torch.UntypedStorage) -> tuple[str, int]:
+    return storage.device.type, storage.nbytes()
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is nothing but a view of a storage; any other is left to torch's own deepcopy."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.device.type in ("cpu", "cuda")
+    )
+
+
+def _view(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
+    """Return a tensor on `storage` that is saved as `tensor` is."""
+    view = torch.empty(0, dtype=tensor.dtype)
+    view.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+    view = view.conj() if tensor.is_conj() else view
+    view = torch._neg_view(view) if tensor.is_neg() else view
+    return view.requires_grad_(tensor.requires_grad)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield every tensor in containers."""
+    stack, seen = [value], set()
+    while stack:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, (dict, list, tuple, set, Mapping)) and id(item) not in seen:
+            seen.add(id(item))
+            stack += item.values() if isinstance(item, Mapping) else item
