@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compressed_files import compress_checkpoint as compress_checkpoint
+    from .compressed_files import decompress_checkpoint as decompress_checkpoint
+    from .compressed_files import save_compressed_checkpoint as save_compressed_checkpoint
     from .difference.compare import diff_checkpoints as diff_checkpoints
     from .inference import load_for_inference as load_for_inference
     from .inference import load_weights as load_weights
@@ -37,6 +40,8 @@ _ROOMS = {
     "ResumableLoader": "loading",
     "StopTraining": "records",
     "cleanup_old_checkpoints": "retention",
+    "compress_checkpoint": "compressed_files",
+    "decompress_checkpoint": "compressed_files",
     "diff_checkpoints": "difference.compare",
     "inspect_checkpoint": "inspection.summary",
     "list_checkpoints": "storage",
@@ -46,6 +51,7 @@ _ROOMS = {
     "plan_retention": "retention",
     "resume_training": "resume",
     "save_checkpoint": "storage",
+    "save_compressed_checkpoint": "compressed_files",
     "validate_checkpoint": "validation",
 }
 

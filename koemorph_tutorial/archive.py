@@ -2,6 +2,8 @@
 
 ``torch.save`` writes a zip whose records are stored, not compressed, each with a CRC32; ``torch.jit.save`` does the
 same, and compresses source code. ``torch.load`` does not look at these checksums; `verify` does.
+
+A compressed checkpoint is read like a plain one: `open_file` gives what is in it, and nobody above needs to know.
 """
 
 from __future__ import annotations
@@ -9,21 +11,28 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
+from .compression import codec_of, unpack, unpack_beginning
 from .records import (
+    SUFFIXES,
     TRY_OLDER,
     CheckpointError,
     CheckpointNotFoundError,
+    Codec,
     DamagedCheckpointError,
     UnsupportedCheckpointError,
+    split_codec,
 )
+from .streams import unpack_stream
+from .unpacked import CONTENTS, Content, Unpacked
 from .zip_records import (
     cut_short,
     damaged,
@@ -39,8 +48,11 @@ FileKind = Literal["zip", "legacy", "safetensors"]
 
 ZIP_START = b"PK\x03\x04"
 _LEGACY_START = re.compile(rb"\x80[\x02\x03]\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")  # torch.save before 1.6
+_START = 64  # bytes that tell a codec
+_TELLING = 14  # bytes that tell what is in a file
+_BLOCK = 1 << 18  # what a core's cache holds
 
-_OTHER_FILES = (  # how a file begins, what it is, what to do
+_OTHER_FILES = (  # how a file, or what is in a compressed one, begins; what it is, what to do
     (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
     (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it", "name a file of torch.save"),
@@ -50,7 +62,76 @@ _OTHER_FILES = (  # how a file begins, what it is, what to do
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a checkpoint for reading; one clear line for what cannot be one.
+    """Open a checkpoint for reading, of a compressed one what is in it; one clear line for what cannot be one.
+
+    A compressed file is unpacked into memory, and all of it checked. While it is held open, to open it once more costs
+    nothing.
+
+    Raises:
+        CheckpointNotFoundError: nothing of that name, or not to be read.
+        DamagedCheckpointError: a directory, a pipe, an empty file; a compressed one that is not what was written.
+        UnsupportedCheckpointError: more in it than the memory holds.
+    """
+    file = open_bytes(path)
+    try:
+        with reading(path):
+            codec = codec_of(file.read(_START))
+            file.seek(0)
+            content = None if codec is None else _unpack(file, codec, path)
+    except BaseException:
+        file.close()
+        raise
+    if content is None:
+        return file
+    file.close()
+    return cast(BinaryIO, Unpacked(content))
+
+
+def _unpack(file: BinaryIO, codec: Codec, path: Path) -> Content:
+    status = os.fstat(file.fileno())
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    content = CONTENTS.get(identity)
+    if content is None:
+        if codec != "shuffle-zstd":
+            # Whatever is no checkpoint is refused before all of it is unpacked; so are most bombs.
+            start = b""
+            for chunk in unpack_stream(file, codec, path, sys.maxsize, _START):
+                start += chunk
+                if len(start) >= _TELLING:
+                    break
+            if not start.startswith(b"\x80"):  # of a pickle, unpack says more
+                _kind_of_start(start[:_TELLING], None, path, codec)
+        data = memoryview(unpack(file, codec, path)).toreadonly()
+        content = CONTENTS[identity] = Content(data=data, codec=codec, packed=status.st_size)
+    return content
+
+
+def read_beginning(path: Path) -> tuple[bytes, Codec] | None:
+    """Return the pickled object tree of a compressed checkpoint, and the codec; nothing behind it is unpacked.
+
+    None for a plain file.
+
+    Raises:
+        CheckpointNotFoundError, DamagedCheckpointError: as `open_file`, for what the beginning shows.
+    """
+    with open_bytes(path) as file, reading(path):
+        codec = codec_of(file.read(_START))
+        file.seek(0)
+        return None if codec is None else (unpack_beginning(file, codec, path), codec)
+
+
+def codec_of_file(path: Path) -> Codec | None:
+    """Say by which codec a file is compressed, whatever its name says; None for any other.
+
+    Raises:
+        CheckpointNotFoundError, DamagedCheckpointError: as `open_bytes`.
+    """
+    with open_bytes(path) as file, reading(path):
+        return codec_of(file.read(_START))
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a checkpoint for reading as it lies on the disk, compressed or not.
 
     Raises:
         CheckpointNotFoundError: nothing of that name, or not to be read.
@@ -64,7 +145,9 @@ def open_file(path: Path) -> BinaryIO:
         # Without O_NONBLOCK a pipe that has taken the file's place since would wait for a writer for ever.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointNotFoundError(f"{path}: {expected}, found nothing of that name; check the path") from None
+        other = next((form.name for form in other_forms(path) if os.path.isfile(form)), None)
+        todo = f"name {other}, which lies there" if other else "check the path"
+        raise CheckpointNotFoundError(f"{path}: {expected}, found nothing of that name; {todo}") from None
     except OSError as error:  # no permission, a link to itself, a name too long …
         raise CheckpointNotFoundError(f"{path}: {expected}, but it cannot be read: {error.strerror}") from None
     status = os.fstat(file.fileno())
@@ -76,6 +159,19 @@ def open_file(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def other_forms(path: Path) -> list[Path]:
+    """Return the names beside `path` that the same checkpoint may have: plain, and compressed by each codec.
+
+    >>> [form.name for form in other_forms(Path("run.pth.gz"))]
+    ['run.pth', 'run.pth.zst', 'run.shuffle.pth']
+    """
+    plain = split_codec(path.name)[0]
+    if not plain.endswith(".pth"):
+        return []
+    stem = plain.removesuffix(".pth")
+    return [path.with_name(name) for name in (plain, *map(stem.__add__, SUFFIXES.values())) if name != path.name]
 
 
 def _check_mode(path: Path, mode: int, expected: str) -> None:
@@ -111,14 +207,20 @@ def kind_of_file(file: BinaryIO, path: Path) -> FileKind:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = file.read(14)
+    return _kind_of_start(file.read(_TELLING), size, path, getattr(file, "codec", None))
+
+
+def _kind_of_start(start: bytes, size: int | None, path: Path, codec: Codec | None) -> FileKind:
+    """Say of which kind a file is that begins so; `size` is that of the whole, None where nobody knows it."""
     if _LEGACY_START.fullmatch(start):
         return "legacy"
-    if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") < size or path.suffix == ".safetensors"):
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and (size is None or length < size or path.suffix == ".safetensors"):
         return "safetensors"
     if ZIP_START.startswith(start[: len(ZIP_START)]):  # a zip with anything before it torch takes for a pickle
         return "zip"
-    expected = f"{path}: expected a zip archive as torch.save writes it, found"
+    inside = f" in the {codec} file" if codec else ""
+    expected = f"{path}: expected a zip archive as torch.save writes it{inside}, found"
     for begin, what, todo in _OTHER_FILES:
         if start.startswith(begin):
             raise UnsupportedCheckpointError(f"{expected} {what}; {todo}")
@@ -193,8 +295,15 @@ def read_parts(path: Path) -> Parts:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_file`; also no zip of torch's, or a damaged
             ``data.pkl``.
     """
-    with open_file(path) as file, reading(path):
+    with open_file(path) as file:
+        return parts_of(file, path)
+
+
+def parts_of(file: BinaryIO, path: Path) -> Parts:
+    """Return what `read_parts` does, of an open file; `path` is only for messages."""
+    with reading(path):
         kind_of_file(file, path)  # says better what it is, if it is none
+        size = file.seek(0, os.SEEK_END)
         records = read_records(file, path)
         pickles = [info for info in records if info.filename.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
@@ -230,7 +339,7 @@ def read_parts(path: Path) -> Parts:
             pickle=small["data.pkl"],
             constants=small.get("constants.pkl"),
             places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
-            size=os.fstat(file.fileno()).st_size,
+            size=size,
             checksums=checksums,
             code={
                 name: f"{place.size:,} bytes, CRC32 {place.crc or 0:08x}"
@@ -265,10 +374,20 @@ def read_place(file: BinaryIO, path: Path, place: Place) -> bytearray:
     Raises:
         DamagedCheckpointError: cut short, or other bytes than were written.
     """
+    data = bytearray(min(place.size, file.seek(0, os.SEEK_END)))  # whatever it says to hold
     seek_place(file, path, place)
-    data = bytearray(min(place.size, os.fstat(file.fileno()).st_size))  # whatever it says to hold
     if file.readinto(data) != place.size:  # type: ignore[attr-defined]  # typeshed: not in BinaryIO
         raise cut_short(path)
     if place.crc is not None and zlib.crc32(data) != place.crc:
         raise damaged(path, place.record, place.crc, zlib.crc32(data))
     return data
+
+
+def same_bytes(a: BinaryIO, b: BinaryIO) -> bool:
+    """Say whether two open files hold the same bytes, from their beginnings to their ends."""
+    for each in (a, b):
+        each.seek(0)
+    while block := a.read(_BLOCK):
+        if block != b.read(len(block)):
+            return False
+    return not b.read(1)

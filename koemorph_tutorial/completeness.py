@@ -11,7 +11,7 @@ from typing import Any
 from .findings import Finding
 from .header import Header, Kind
 from .rebuild import is_numpy_number, kind_text
-from .records import FORMAT_TYPES, FORMAT_VERSION
+from .records import FORMAT_TYPES, FORMAT_VERSION, is_for_inference
 from .stubs import TensorStub, find_tensors
 from .text import count, printable, size
 from .weights import find_states
@@ -42,8 +42,9 @@ def find_lacking(header: Header) -> Iterator[Finding]:
     recipe = "model_state_dict" in content or (
         sum(key in content for key in _RECIPE) > 1 and not any(True for _ in find_states(content))
     )
+    left_out = ("rng_state",) if is_for_inference(content) else ()
     for key in _REQUIRED if ours else _RECIPE if recipe else ():
-        if key not in content:
+        if key not in content and key not in left_out:
             yield Finding(where=key, expected="it in the file", found="nothing of that name", todo=_FOR_WANT[key])
     for key, kind in (FORMAT_TYPES if ours else {}).items():
         if key in content and not isinstance(content[key], kind):
@@ -147,6 +148,8 @@ def find_notes(header: Header) -> Iterator[str]:
     content = header.content
     if not isinstance(content, Mapping):
         return
+    if is_for_inference(content):
+        yield "made for inference: what a training needs to go on was left out"
     metrics = content.get("metrics")
     for name, value in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(value, float) and not math.isfinite(value):

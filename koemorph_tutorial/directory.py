@@ -11,7 +11,8 @@ from typing import Any
 
 from . import archive
 from .cut import Cut, read_cut, remove_cut, write_cut
-from .durable import link, sync_directory
+from .durable import sync_directory
+from .forms import put_in_place
 from .records import (
     BEST_NAME,
     LAST_NAME,
@@ -26,9 +27,18 @@ from .records import (
     UnsupportedCheckpointError,
     kind_of,
     numbered_name,
+    split_codec,
 )
 from .resume import Found
-from .storage import PathLike, describe, describe_all, list_checkpoints, load_checkpoint, save_checkpoint
+from .storage import (
+    PathLike,
+    describe,
+    describe_all,
+    is_sound,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def is_used(directory: PathLike) -> bool:
@@ -143,7 +153,7 @@ def abandon(found: Found, directory: Path, cut: Cut | None) -> list[str]:
     damaged = [name for name, error in ignored if isinstance(error, DamagedCheckpointError)]
     # A damaged best would else stay the best for ever.
     bests = [file for file in listing if file.kind == "best" and file.inode != found.file.inode]
-    damaged = list(dict.fromkeys(damaged + [file.path.name for file in bests if _is_sound(file) is False]))
+    damaged = list(dict.fromkeys(damaged + [file.path.name for file in bests if is_sound(file) is False]))
     later = [name for name in later if name not in damaged]
     foreign = [name for name in foreign if name not in damaged]
     if not later and not damaged and not foreign:
@@ -194,10 +204,14 @@ def mend_names(
             aside = _move_aside(directory, LAST_NAME)
             notes.append(f"what was {LAST_NAME} is older (epoch {last.epoch}) and was moved to {aside.name}/")
     numbered = numbered_name(found.file.epoch)
-    if home and _is_end(found.file) and settings.is_due(found.file.epoch) and numbered not in here_are:
+    is_there = any(split_codec(name)[0] == numbered for name in here_are)  # plain or compressed
+    if home and _is_end(found.file) and settings.is_due(found.file.epoch) and not is_there:
         names.append(numbered)
     for name in names:
-        link(here, directory / name)
+        put_in_place(here, directory / name)
+        here = (
+            directory / name
+        )  # the same bytes; of a compressed file they were unpacked just now, and need be only once
 
     in_place = here_are.get(BEST_NAME)
     is_it = in_place and _is_end(in_place, best.epoch) and in_place.metrics.get(best.monitor) == best.value
@@ -213,9 +227,9 @@ def mend_names(
             notes.append("no file with the best is left; the next finite value is the best")
         elif holder is not None and not stays:
             if holder is found.file:
-                link(here, directory / BEST_NAME)
+                put_in_place(here, directory / BEST_NAME)
             elif holder.path.parent.samefile(directory):
-                link(holder.path, directory / BEST_NAME)
+                put_in_place(holder.path, directory / BEST_NAME)
             else:  # stamped as older than anything of this line
                 content = {**load_checkpoint(holder.path), "metrics": dict(holder.metrics)}
                 stamp = {**run, "parent": str(holder.path), "saves": 0}
@@ -236,8 +250,9 @@ def _before(origin: str | None) -> list[CheckpointFile]:
     folder = Path(origin).parent
     # What was moved aside went on from what lies one floor up.
     folders = [folder, folder.parent] if folder.name.startswith("abandoned-") else [folder]
+    origins = [Path(origin), *archive.other_forms(Path(origin))]  # it may have been compressed since
     try:
-        saves = describe(origin).saves
+        saves = describe(next(filter(os.path.exists, origins), origin)).saves
         return [file for each in folders for file in list_checkpoints(each) if file.saves <= saves]
     except CheckpointError:
         return []
@@ -253,7 +268,7 @@ def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found
     ends = [file for file in files if _is_end(file)]
     for file in ends:
         is_it = file.epoch == best.epoch and file.metrics.get(best.monitor) == best.value
-        if is_it and (file is found.file or _is_sound(file)):
+        if is_it and (file is found.file or is_sound(file)):
             return file, best
     while True:
         holder, record = None, Best(monitor=best.monitor, mode=best.mode)
@@ -261,18 +276,6 @@ def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found
             better = record.improved_by(file.metrics, file.epoch)
             if better is not None:
                 holder, record = file, better
-        if holder is None or holder is found.file or _is_sound(holder):
+        if holder is None or holder is found.file or is_sound(holder):
             return holder, record
         ends.remove(holder)
-
-
-def _is_sound(file: CheckpointFile) -> bool | None:
-    """Say whether every byte is as it was written; None where the file holds no checksums and nobody can tell."""
-    try:
-        with archive.open_file(file.path) as opened:
-            archive.verify(opened, file.path)
-    except UnsupportedCheckpointError:
-        return None
-    except CheckpointError:
-        return False
-    return True

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-from .archive import Place, kind_of_file, open_file, read_parts, reading
+from .archive import Place, kind_of_file, open_file, parts_of, read_beginning, reading
 from .legacy import read_legacy
 from .rebuild import Rebuild, is_known, storage
-from .records import TRY_OLDER, DamagedCheckpointError, UnsupportedCheckpointError
+from .records import TRY_OLDER, Codec, DamagedCheckpointError, UnsupportedCheckpointError
 from .safetensors_file import read_safetensors
 from .stubs import find_tensors
 from .text import printable
@@ -32,7 +32,8 @@ class Header:
     here; "legacy", of ``torch.save`` before 1.6; "safetensors", a dict of tensors beside `metadata`. `foreign` are the
     functions and classes outside of what ``torch.load(weights_only=True)`` rebuilds. `places` say where the bytes of
     each storage lie in the file, by its key; `size` is that of the whole, in bytes; `checksums`: there are any;
-    `code`, the size and the checksum of each record of TorchScript's code and constants.
+    `code`, the size and the checksum of each record of TorchScript's code and constants. Of a compressed file, `codec`
+    says by what and `packed` how many bytes it takes on the disk; all else is as of the file that is in it.
     """
 
     kind: Kind
@@ -43,6 +44,8 @@ class Header:
     checksums: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    codec: Codec | None = None
+    packed: int = 0
 
     @property
     def stored(self) -> dict[str, int]:
@@ -50,15 +53,32 @@ class Header:
         return {key: place.size for key, place in self.places.items()}
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, whole: bool = True) -> Header:
     """Read the object tree of a checkpoint without loading its tensors; nothing in the file can run.
+
+    ``whole=False`` unpacks no more of a compressed file than the tree: it is as of a file without any storages, whose
+    `size` nobody knows.
 
     Raises:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_file`; also a damaged ``data.pkl``.
     """
-    with open_file(path) as file, reading(path):
+    beginning = None if whole else read_beginning(path)
+    if beginning is not None:
+        content, names = _read_tree(path, beginning[0])
+        foreign = _foreign(names)
+        return Header(
+            kind="torch", content=content, foreign=foreign, places={}, size=0, checksums=True, codec=beginning[1]
+        )
+    with open_file(path) as file:
+        return header_of(file, path)
+
+
+def header_of(file: BinaryIO, path: Path) -> Header:
+    """Return what `read_header` does, of an open file; `path` is only for messages."""
+    with reading(path):
         kind = kind_of_file(file, path)
         size = file.seek(0, 2)
+        compressed: dict[str, Any] = {"codec": getattr(file, "codec", None), "packed": getattr(file, "packed", size)}
         if kind == "safetensors":
             try:
                 tensors, places, metadata = read_safetensors(file)
@@ -76,6 +96,7 @@ def read_header(path: Path) -> Header:
                 size=size,
                 checksums=False,
                 metadata=metadata,
+                **compressed,
             )
         if kind == "legacy":
             try:
@@ -83,17 +104,17 @@ def read_header(path: Path) -> Header:
             except Exception as error:  # as below
                 raise _unreadable(path, "a file as torch.save wrote it before 1.6", error) from None
             return Header(
-                kind=kind, content=content, foreign=_foreign(names), places=places, size=size, checksums=False
+                kind=kind,
+                content=content,
+                foreign=_foreign(names),
+                places=places,
+                size=size,
+                checksums=False,
+                **compressed,
             )
-    parts = read_parts(path)
+        parts = parts_of(file, path)
     scripted = parts.constants is not None
-    try:
-        content, names, _ = unpickle(parts.pickle, Rebuild(len(parts.pickle), scripted=scripted), storage)
-        if parts.constants is not None:  # they are no part of what it holds, but may name as much
-            _, more, _ = unpickle(parts.constants, Rebuild(len(parts.constants), scripted=True), storage)
-            names |= more
-    except Exception as error:  # a pickle is a program: a broken one can fail in any way
-        raise _unreadable(path, "a header as torch.save writes it", error) from None
+    content, names = _read_tree(path, parts.pickle, parts.constants)
     return Header(
         kind="torchscript" if scripted else "torch",
         content=content,
@@ -102,7 +123,21 @@ def read_header(path: Path) -> Header:
         size=parts.size,
         checksums=parts.checksums,
         code=parts.code,
+        **compressed,
     )
+
+
+def _read_tree(path: Path, pickle: bytes, constants: bytes | None = None) -> tuple[Any, frozenset[str]]:
+    """Return the object tree of a pickle, and the names in it; `constants` are those of an archive of TorchScript."""
+    scripted = constants is not None
+    try:
+        content, names, _ = unpickle(pickle, Rebuild(len(pickle), scripted=scripted), storage)
+        if constants is not None:  # they are no part of what it holds, but may name as much
+            _, more, _ = unpickle(constants, Rebuild(len(constants), scripted=True), storage)
+            names |= more
+    except Exception as error:  # a pickle is a program: a broken one can fail in any way
+        raise _unreadable(path, "a header as torch.save writes it", error) from None
+    return content, names
 
 
 def find_misplaced(header: Header) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .archive import open_file
 from .filling import fill, module_versions
 from .fitting import Fit, dtype_name, left_out, match_tensors, place_of, tensors_to_fill
 from .header import Header, read_header
@@ -125,17 +126,18 @@ def load_weights(path: PathLike, model: nn.Module, *, weights: str = "model", st
 @torch.inference_mode(False)  # within it what is made can never be trained
 def _load(path: Path, model: nn.Module, weights: str, strict: bool) -> tuple[LoadedWeights, dict[str, float]]:
     live = tensors_to_fill(model)
-    header = read_header(path)
-    metrics = _metrics(path, header)
-    found = _find(path, header, weights)
-    constants = left_out(model) if header.kind == "torchscript" else set()
-    ignored = {"n_averaged", *constants}  # the count of an AveragedModel
-    fit = match_tensors(live, {**found.tensors, **found.others}, ignored=ignored)
-    problems = fit.problems()
-    if not fit.stubs or (strict and problems):
-        raise _mismatch(path, header, found.where, problems, some=bool(fit.stubs))
-    with TensorReader(path, header) as reader:
-        tensors = {name: _as_torch(reader.read(stub), stub.dtype) for name, stub in fit.stubs.items()}
+    with open_file(path):  # held open, so that a compressed one is unpacked once
+        header = read_header(path)
+        metrics = _metrics(path, header)
+        found = _find(path, header, weights)
+        constants = left_out(model) if header.kind == "torchscript" else set()
+        ignored = {"n_averaged", *constants}  # the count of an AveragedModel
+        fit = match_tensors(live, {**found.tensors, **found.others}, ignored=ignored)
+        problems = fit.problems()
+        if not fit.stubs or (strict and problems):
+            raise _mismatch(path, header, found.where, problems, some=bool(fit.stubs))
+        with TensorReader(path, header) as reader:
+            tensors = {name: _as_torch(reader.read(stub), stub.dtype) for name, stub in fit.stubs.items()}
     torn = _torn(live, tensors)
     if strict and torn:
         raise _mismatch(path, header, found.where, torn, some=True)

@@ -113,6 +113,12 @@ def numbered_epoch(name: str) -> int | None:
     return int(match[1]) if match and match[1].isascii() and name == numbered_name(int(match[1])) else None
 
 
+def is_for_inference(content: object) -> bool:
+    """Say whether a checkpoint's content says of itself that what a training needs was left out of it."""
+    metadata = content.get("metadata") if isinstance(content, Mapping) else None
+    return isinstance(metadata, Mapping) and metadata.get("for_inference") is True
+
+
 def state_key(name: str) -> str:
     """Return the checkpoint key under which the state of the object called `name` is stored.
 

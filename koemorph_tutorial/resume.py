@@ -23,6 +23,8 @@ from .records import (
     NewerFormatError,
     Position,
     UnsupportedCheckpointError,
+    is_for_inference,
+    split_codec,
 )
 from .state import Objects, Restored, plain_config, restore
 from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
@@ -123,7 +125,11 @@ def find(source: PathLike) -> Found:
         if isinstance(error, _UNUSABLE):
             unusable.append((name, error))
     seen: dict[int, CheckpointError] = {}  # by inode: one look at the bytes serves all their names
-    for file in listing:
+    # Behind a file stands what else there is of its epoch, which nobody looks at while that one is sound.
+    spare: dict[str, list[CheckpointFile]] = {}
+    for other in listing.spare:
+        spare.setdefault(split_codec(other.path.name)[0], []).append(other)
+    for file in (each for first in listing for each in (first, *spare.get(split_codec(first.path.name)[0], ()))):
         if file.inode not in seen:
             try:
                 checkpoint = load_checkpoint(file.path)
@@ -152,6 +158,11 @@ def bring_back(
         MismatchError: what does not fit, or, under `strict`, what drifted.
     """
     asked, checkpoint = plain_config(config), _ours(found.checkpoint)
+    if is_for_inference(checkpoint):
+        raise MismatchError(
+            f"{found.file.path}: expected a checkpoint to go on from, found one made for inference, without optimizer "
+            "and random states; use another file of the run, or load_weights for a fresh start with its weights"
+        )
     best = _best_of(checkpoint)
     before = asked_anew(settings_of(objects), checkpoint.get("metadata", {}).get("settings"))
     try:

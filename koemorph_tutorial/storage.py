@@ -1,7 +1,8 @@
 """One checkpoint <-> names on a disk: verified, and never less than there was before.
 
 A save is one serialisation into one file, verified before it gets its name; every further name is a hard link to the
-same bytes. A load checks every byte before anything is built of it. A listing reads headers alone.
+same bytes. A load checks every byte before anything is built of it. A listing reads headers alone. Compressed files are
+listed and loaded like plain ones, by what is in them and not by their names.
 
 What this does not promise: verification reads what the kernel holds, not the platter, and a disk may lie about having
 written. Names of one save are links to ONE copy of the bytes: what overwrites one of them in place changes all. A kill
@@ -34,12 +35,14 @@ from .records import (
     CheckpointError,
     CheckpointFile,
     CheckpointNotFoundError,
+    Codec,
     DamagedCheckpointError,
     NewerFormatError,
     Position,
     UnsupportedCheckpointError,
     kind_of,
     numbered_name,
+    split_codec,
 )
 from .text import printable
 
@@ -52,9 +55,14 @@ _ORDER = {"last": 3, "numbered": 2, "best": 1, "other": 0}
 
 
 class Listing(tuple[CheckpointFile, ...]):
-    """The checkpoints of a directory, newest first; `ignored` says of what else looked like one why it is not in it."""
+    """The checkpoints of a directory, newest first; `ignored` says of what else looked like one why it is not in it.
+
+    `spare` are those of the ignored that are only another form, compressed, of a numbered file in it: they count where
+    that one turns out to be damaged.
+    """
 
     ignored: tuple[tuple[str, CheckpointError], ...] = ()
+    spare: tuple[CheckpointFile, ...] = ()
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *, also: Sequence[str] = ()) -> CheckpointFile:
@@ -77,7 +85,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *, also: Sequ
     path = Path(path)
     check_plain(checkpoint)
     with refusals_named(path):
-        write_file(path, lambda file: _serialise(checkpoint, file), check=lambda file: archive.verify(file, path))
+        write_file(path, lambda file: serialise(checkpoint, file), check=lambda file: archive.verify(file, path))
     for name in also:
         with refusals_named(path.parent / name):
             link(path, path.parent / name)
@@ -98,11 +106,11 @@ def load_checkpoint(path: PathLike, *, map_location: str | torch.device = "cpu",
     import torch
 
     path = Path(path)
-    header = _read_header(path)
-    version = _format_version(path, header.content)
-    for name, why in find_misplaced(header):  # torch would read memory that is not the file's
-        raise DamagedCheckpointError(f"{path}: {name}: expected the bytes of a tensor, {why}; {TRY_OLDER}")
-    with archive.open_file(path) as file, archive.reading(path):
+    with archive.open_file(path) as file, archive.reading(path):  # held open, so that it is unpacked once
+        header = _read_header(path)
+        version = _format_version(path, header.content)
+        for name, why in find_misplaced(header):  # torch would read memory that is not the file's
+            raise DamagedCheckpointError(f"{path}: {name}: expected the bytes of a tensor, {why}; {TRY_OLDER}")
         if verify:
             archive.verify(file, path)
             file.seek(0)
@@ -140,7 +148,7 @@ def list_checkpoints(directory: PathLike) -> Listing:
 
     Newest is the one with the most saves in the line of runs, whatever the clock and the file names say. Files of
     another line, damaged headers, links to elsewhere, what is being rolled back and names that only look like ours are
-    in ``.ignored``, with the reason.
+    in ``.ignored``, with the reason; so is a compressed file beside a plain one of its epoch.
 
     Raises:
         CheckpointNotFoundError: no such directory, or one that cannot be read.
@@ -172,9 +180,33 @@ def list_checkpoints(directory: PathLike) -> Listing:
             ignored.append((name, _overwritten(file)))
         else:
             ours.append(file)
-    listing = Listing(ours)
-    listing.ignored = tuple(ignored)
+    first_of = _first_forms(ours)
+    spare = []
+    for file in ours:
+        other = first_of.get(_plain_name(file), file)
+        if other is not file and file.kind == "numbered":
+            why = "a plain file wins" if other.codec is None else "one of an epoch is enough"
+            ignored.append((file.path.name, CheckpointError(f"{other.path.name} lies beside it, and {why}")))
+            spare.append(file)
+    taken = {file.path for file in spare}
+    listing = Listing(file for file in ours if file.path not in taken)
+    listing.ignored, listing.spare = tuple(ignored), tuple(spare)
     return listing
+
+
+def _plain_name(file: CheckpointFile) -> str:
+    return split_codec(file.path.name)[0]
+
+
+def _first_forms(files: Sequence[CheckpointFile]) -> dict[str, CheckpointFile]:
+    """Return the file that counts for each epoch, by its plain name: the plain one, else the first by its name."""
+    first: dict[str, CheckpointFile] = {}
+    for file in files:
+        if file.kind == "numbered":
+            known = first.setdefault(_plain_name(file), file)
+            if (file.codec is not None, file.path.name) < (known.codec is not None, known.path.name):
+                first[_plain_name(file)] = file
+    return first
 
 
 def describe_all(directory: PathLike) -> tuple[list[CheckpointFile], list[tuple[str, CheckpointError]]]:
@@ -208,6 +240,18 @@ def describe_all(directory: PathLike) -> tuple[list[CheckpointFile], list[tuple[
     return files, ignored
 
 
+def is_sound(file: CheckpointFile) -> bool | None:
+    """Say whether every byte is as it was written; None where the file holds no checksums and nobody can tell."""
+    try:
+        with archive.open_file(file.path) as opened:
+            archive.verify(opened, file.path)
+    except UnsupportedCheckpointError:
+        return None
+    except CheckpointError:
+        return False
+    return True
+
+
 def _check_link(directory: Path, name: str) -> None:
     path = directory / name
     if path.is_symlink() and os.path.dirname(target := os.path.realpath(path)) != os.path.realpath(directory):
@@ -225,7 +269,7 @@ def _is_overwritten(file: CheckpointFile, first: int) -> bool:
     (`first` is the count of its oldest). What says to be newer, or has another epoch than its name, was written since,
     by a ``torch.save`` that knew nothing of the run: in place, so that all names of one save have changed at once.
     """
-    return file.saves >= first or (file.kind == "numbered" and file.path.name != numbered_name(file.epoch))
+    return file.saves >= first or (file.kind == "numbered" and _plain_name(file) != numbered_name(file.epoch))
 
 
 def _overwritten(file: CheckpointFile) -> DamagedCheckpointError:
@@ -248,30 +292,33 @@ def describe(path: PathLike) -> CheckpointFile:
         known = _read_description(path, before)
         if _identity(path) == before:  # else it was replaced meanwhile: true of what was read, not of what is there now
             _DESCRIBED[before] = known
-            if len(_DESCRIBED) > 4096:
+            if len(_DESCRIBED) > _MOST_DESCRIBED:
                 del _DESCRIBED[next(iter(_DESCRIBED))]
     return replace(known, path=path, kind=kind_of(path.name))
 
 
 # What headers said, by file: names of one save share it, and a run of a thousand files is not read anew at every save.
 # Only a listing trusts it; loading reads and verifies every byte.
-_DESCRIBED: dict[tuple[int, int, int, int], CheckpointFile] = {}
+_DESCRIBED: dict[tuple[int, int, int, int, int], CheckpointFile] = {}
+_MOST_DESCRIBED = 1 << 14  # more than a directory has: one that has more is read anew at every listing
 
 
-def _identity(path: Path) -> tuple[int, int, int, int]:
+def _identity(path: Path) -> tuple[int, int, int, int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return (0, 0, 0, 0)  # nobody's: opening it says what is wrong
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return (0, 0, 0, 0, 0)  # nobody's: opening it says what is wrong
+    # The last because a copy may have the time and the size of another file, and its number once that one is gone.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _read_description(path: Path, identity: tuple[int, int, int, int]) -> CheckpointFile:
-    return describe_content(path, _read_header(path).content, size=identity[2], inode=identity[1])
+def _read_description(path: Path, identity: tuple[int, int, int, int, int]) -> CheckpointFile:
+    header = _read_header(path, whole=False)
+    return describe_content(path, header.content, size=identity[2], inode=identity[1], codec=header.codec)
 
 
-def _read_header(path: Path) -> Header:
-    header = read_header(path)
+def _read_header(path: Path, *, whole: bool = True) -> Header:
+    header = read_header(path, whole=whole)
     if header.kind != "torch":
         raise UnsupportedCheckpointError(f"{path}: expected the zip format of torch.save, found {_OTHER[header.kind]}")
     return header
@@ -288,7 +335,7 @@ _OTHER = {
 }
 
 
-def describe_content(path: Path, content: Any, *, size: int, inode: int) -> CheckpointFile:
+def describe_content(path: Path, content: Any, *, size: int, inode: int, codec: Codec | None = None) -> CheckpointFile:
     """Return the record of a file whose header was read already.
 
     Raises:
@@ -306,7 +353,7 @@ def describe_content(path: Path, content: Any, *, size: int, inode: int) -> Chec
         epoch=epoch,
         position=Position(**{name: _whole(place.get(name)) for name in ("epoch", "batch", "global_step")}),
         kind=kind_of(path.name),
-        codec=None,
+        codec=codec,
         line=run.get("line") if isinstance(run.get("line"), str) else None,
         saves=_whole(run.get("saves", epoch + 1)),
         metrics={k: float(v) for k, v in metrics.items() if type(k) is str and (isinstance(v, float) or _is_small(v))},
@@ -319,7 +366,8 @@ def _is_small(value: Any) -> bool:
     return isinstance(value, int) and value.bit_length() < 1000  # what float can hold
 
 
-def _serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+def serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write a checkpoint to an open file, with checksums whatever torch was told."""
     import torch
     from torch.utils.serialization import config
 

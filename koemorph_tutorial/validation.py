@@ -1,8 +1,8 @@
 """Is a checkpoint file sound? Every byte against its checksum, every tensor in its place, every weight a number.
 
-Works on any file of ``torch.save``, ours or not, on TorchScript and safetensors. Nothing in a file can run; torch is
-not needed. There are four verdicts, because two would lie: a file without checksums is neither sound nor damaged, and
-one whose bytes are as they were written may still lack what it takes to go on.
+Works on any file of ``torch.save``, ours or not, on TorchScript and safetensors; of a compressed one on what is in it.
+Nothing in a file can run; torch is not needed. There are four verdicts, because two would lie: a file without checksums
+is neither sound nor damaged, and one whose bytes are as they were written may still lack what it takes to go on.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from .archive import kind_of_file, open_file, reading
+from .archive import kind_of_file, open_bytes, open_file, reading
 from .completeness import find_lacking, find_not_finite, find_notes, find_unknown, say_what_was_checked
 from .findings import Finding, Report, finding_of
-from .header import find_misplaced, read_header
+from .header import Header, find_misplaced, read_header
 from .records import (
+    SUFFIXES,
     TRY_OLDER,
     CheckpointError,
     CheckpointNotFoundError,
     DamagedCheckpointError,
     UnsupportedCheckpointError,
+    split_codec,
 )
 from .stubs import find_tensors
 from .text import printable
@@ -33,7 +35,7 @@ from .zip_records import find_damaged, has_checksums, read_records
 
 PathLike = str | os.PathLike[str]
 
-_ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".bin", ".safetensors")
+_ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".bin", ".safetensors", *SUFFIXES.values())
 _MOST = 20  # findings of one kind
 _FRESH = 60.0  # seconds: a file changed since then may be one that is being written
 
@@ -95,25 +97,26 @@ def _identity(path: Path) -> tuple[int, ...]:
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
             return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    with open_file(path) as file:  # it is there now
+    with open_bytes(path) as file:  # it is there now
         status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _validate(path: Path) -> Report:
     try:
-        damage, checked = _damage(path)
-        if damage:
-            return Report(path=str(path), verdict="damaged", findings=tuple(_named(damage, path)))
-        header = read_header(path)
-        notes = tuple(find_notes(header))
-        misplaced = [
-            Finding(where=name, expected="the bytes of a tensor", found=why.removeprefix("found "), todo=TRY_OLDER)
-            for name, why in islice(find_misplaced(header), _MOST)
-        ]
-        if misplaced:
-            return Report(path=str(path), verdict="damaged", findings=tuple(misplaced), notes=notes)
-        lacking = (*find_lacking(header), *find_not_finite(path, header))
+        with open_file(path):  # held open, so that it is unpacked once
+            damage, checked = _damage(path)
+            if damage:
+                return Report(path=str(path), verdict="damaged", findings=tuple(_named(damage, path)))
+            header = read_header(path)
+            notes = (*_find_form(path, header), *find_notes(header))
+            misplaced = [
+                Finding(where=name, expected="the bytes of a tensor", found=why.removeprefix("found "), todo=TRY_OLDER)
+                for name, why in islice(find_misplaced(header), _MOST)
+            ]
+            if misplaced:
+                return Report(path=str(path), verdict="damaged", findings=tuple(misplaced), notes=notes)
+            lacking = (*find_lacking(header), *find_not_finite(path, header))
     except UnsupportedCheckpointError as error:
         return Report(path=str(path), verdict="cannot tell", findings=(finding_of(error, path),))
     except DamagedCheckpointError as error:
@@ -126,6 +129,16 @@ def _validate(path: Path) -> Report:
         notes=notes,
         checked=say_what_was_checked(header, checked),
     )
+
+
+def _find_form(path: Path, header: Header) -> Iterator[str]:
+    """Yield by what a file is compressed, and whether its name says otherwise: others may go by that."""
+    said = split_codec(path.name)[1]
+    if header.codec is not None:
+        other = "" if said == header.codec else f"; its name says {said or 'nothing of it'}"
+        yield f"compressed by {header.codec}: {header.packed:,} bytes on the disk, {header.size:,} unpacked{other}"
+    elif said is not None:
+        yield f"its name says that it is compressed by {said}, and it is not compressed"
 
 
 def _damage(path: Path) -> tuple[list[DamagedCheckpointError], int]:

@@ -11,9 +11,10 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -137,16 +138,18 @@ def find_damaged(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo]) -> 
 
     Two cores share the work where there is enough of it: zlib computes without Python's lock.
     """
-    descriptor = None
-    if sum(info.compress_size for info in records) >= _LARGE and hasattr(os, "preadv"):
-        with suppress(io.UnsupportedOperation):  # it is in memory
-            descriptor = file.fileno()
-    if descriptor is None:
+    again: Callable[[], Any] | None = None  # makes a reader with a position of its own
+    if sum(info.compress_size for info in records) >= _LARGE:
+        again = getattr(file, "again", None)  # of what was unpacked
+        if again is None and hasattr(os, "preadv"):
+            with suppress(io.UnsupportedOperation):  # it is in memory
+                again = partial(_Shared, file.fileno())
+    if again is None:
         yield from filter(None, (_check(file, path, info) for info in records))
         return
     with ThreadPoolExecutor(2) as pool:
         try:
-            yield from filter(None, pool.map(lambda info: _check(_Shared(descriptor), path, info), records))
+            yield from filter(None, pool.map(lambda info: _check(again(), path, info), records))
         finally:
             pool.shutdown(cancel_futures=True)
 

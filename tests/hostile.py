@@ -8,26 +8,32 @@ nothing ran, and that nothing was read.
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import os
 import pickle
+import random
 import shlex
 import socket
 import struct
 import tarfile
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from koemorph_tutorial.records import Best, Position
+from koemorph_tutorial.compression import Piece, pack
+from koemorph_tutorial.records import Best, Codec, Position
+from koemorph_tutorial.shuffled import Records
 from koemorph_tutorial.state import build
+from koemorph_tutorial.streams import zstd
 
 from .forging import (
     Record,
@@ -789,6 +795,160 @@ def version_of_many_digits(folder: Path, proof: Path) -> Path:
     return path
 
 
+# ------------------------------------------------------------------------------------------------ what is compressed
+
+
+def recipes_gzip(folder: Path, proof: Path) -> Path:
+    """gzip.open and pickle.dump, as the recipe does it: whoever opens it runs the command."""
+    path = folder / "recipe.pth.gz"
+    with gzip.open(path, "wb") as file:
+        pickle.dump(bait() | {"extra": Calls(os.system, command(proof))}, file)
+    return path
+
+
+def recipes_zstd(folder: Path, proof: Path) -> Path:
+    """The same by zstd."""
+    path = folder / "recipe.pth.zst"
+    path.write_bytes(zstd().compress(pickle.dumps(bait() | {"extra": Calls(os.system, command(proof))})))
+    return path
+
+
+def hostile_in_gzip(folder: Path, proof: Path) -> Path:
+    """A command of the shell among the states of a checkpoint, and gzip around it."""
+    return _compressed(os_system, proof, folder / "hostile.pth.gz", "gzip")
+
+
+def legacy_in_zstd(folder: Path, proof: Path) -> Path:
+    """The format before 1.6 with a command in it, and zstd around it."""
+    return _compressed(legacy_pickle, proof, folder / "legacy.pth.zst", "zstd")
+
+
+def hostile_in_planes(folder: Path, proof: Path) -> Path:
+    """A command in the place of the loss, which every listing reads; in the header of a file of shuffle-zstd."""
+    return _compressed(pickle_among_metrics, proof, folder / "hostile.shuffle.pth", "shuffle-zstd")
+
+
+def _compressed(make: Maker, proof: Path, target: Path, codec: Codec) -> Path:
+    with tempfile.TemporaryDirectory() as elsewhere:
+        data = make(Path(elsewhere), proof).read_bytes()
+    begin = data.index(b"\x80\x02")
+    header = Piece(offset=begin, size=data.index(b"PK\x07\x08") - begin, width=1) if codec == "shuffle-zstd" else None
+    with target.open("wb") as packed:
+        pack(io.BytesIO(data), packed, codec, pickle=header)
+    return target
+
+
+def gzip_bomb(folder: Path, proof: Path) -> Path:
+    """Four megabytes that gunzip makes four gigabytes of."""
+    zeros = _zeros(1 << 32)
+    path = folder / "bomb.pth.gz"
+    path.write_bytes(b"\x1f\x8b\x08" + bytes(7) + zeros["data"] + struct.pack("<2L", zeros["crc"], 0))
+    return path
+
+
+def zstd_bomb(folder: Path, proof: Path) -> Path:
+    """A hundred kilobytes that say to be 30 GB and are, behind the beginning of a good checkpoint."""
+    return _zstd_frame(folder / "bomb.pth.zst", zipped(archive(program(state()))), claim=3 * TEN_GB, zeros=3 * TEN_GB)
+
+
+def zstd_lie(folder: Path, proof: Path) -> Path:
+    """A frame that says to hold 900 bytes, and holds 2 GB."""
+    return _zstd_frame(folder / "lie.pth.zst", zipped(archive(program(state()))), claim=900, zeros=1 << 31)
+
+
+def _zstd_frame(path: Path, start: bytes, claim: int, zeros: int) -> Path:
+    """Write a frame of one block as it is, and of one byte again and again: RFC 8878, 3.1.1."""
+    most = 1 << 17  # bytes of a block
+    body = (len(start) << 3).to_bytes(3, "little") + start
+    body += ((most << 3 | 1 << 1).to_bytes(3, "little") + b"\0") * (zeros // most)
+    body += (1).to_bytes(3, "little")  # the last one, of nothing
+    # A size of eight bytes, no checksum, a window of a megabyte.
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes([0xC0, 10 << 3]) + struct.pack("<Q", claim) + body)
+    return path
+
+
+def planes_that_claim(folder: Path, proof: Path) -> Path:
+    """An index of shuffle-zstd that says the .pth has 900 MB, in a file of one kilobyte."""
+    return _planes(folder / "claim.shuffle.pth", 900_000_000, [[0, 900_000_000, 4]])
+
+
+def planes_beyond_all(folder: Path, proof: Path) -> Path:
+    """One that says 10 ** 30 bytes."""
+    return _planes(folder / "beyond.shuffle.pth", 10**30, [])
+
+
+def planes_that_overlap(folder: Path, proof: Path) -> Path:
+    """Numbers that lie one over the other, before the beginning and behind the end."""
+    return _planes(folder / "overlap.shuffle.pth", 100, [[0, 64, 4], [32, 64, 4], [-8, 8, 4], [96, 64, 4]])
+
+
+def planes_without_end(folder: Path, proof: Path) -> Path:
+    """An index of a hundred thousand brackets."""
+    raw = b'{"version":1,"size":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    return _planes(folder / "deep.shuffle.pth", 0, [], raw=raw)
+
+
+def planes_that_climb(folder: Path, proof: Path) -> Path:
+    """A record behind the others, named to be written above the folder."""
+    return _planes(folder / "climb.shuffle.pth", 100, [], more=[f"../../{proof.name}"])
+
+
+def _planes(path: Path, size: int, pieces: list[Any], raw: bytes | None = None, more: Sequence[str] = ()) -> Path:
+    """Write a file of shuffle-zstd whose checksums are all right, whatever its index says."""
+    index = {"version": 1, "size": size, "pickle": [0, 9], "pieces": pieces}
+    with path.open("wb") as file:
+        records = Records(file)
+        records.write("index", json.dumps(index, separators=(",", ":")).encode() if raw is None else raw)
+        records.write("header", zstd().compress(program(state())[:9]))
+        for name in more:
+            records.write(name, b"it was written")
+        file.write(records.end())
+    return path
+
+
+def gzip_of_noise(folder: Path, proof: Path) -> Path:
+    """Random bytes, well packed."""
+    path = folder / "noise.pth.gz"
+    path.write_bytes(gzip.compress(random.Random(0).randbytes(9999)))
+    return path
+
+
+def gzip_in_gzip(folder: Path, proof: Path) -> Path:
+    """A good checkpoint, packed twice."""
+    path = folder / "twice.pth.gz"
+    path.write_bytes(gzip.compress(gzip.compress(zipped(archive(program(state()))))))
+    return path
+
+
+def two_members(folder: Path, proof: Path) -> Path:
+    """Two checkpoints in one file: gunzip gives both, other programs the first."""
+    path = folder / "members.pth.gz"
+    data = zipped(archive(program(state())))
+    path.write_bytes(gzip.compress(data) + gzip.compress(data))
+    return path
+
+
+def gzip_with_a_name(folder: Path, proof: Path) -> Path:
+    """A good checkpoint under a name, inside of the file, that commands the terminal and leads out of the folder."""
+    path = folder / "named.pth.gz"
+    data = zipped(archive(program(state())))
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = packer.compress(data) + packer.flush()
+    name = f"../../{proof.name}{RED}".encode() + b"\0"
+    path.write_bytes(b"\x1f\x8b\x08\x08" + bytes(6) + name + body + struct.pack("<2L", zlib.crc32(data), len(data)))
+    return path
+
+
+def compressed_named_plain(folder: Path, proof: Path) -> Path:
+    """A good compressed checkpoint that says by its name that it is plain."""
+    return _compressed(lambda inside, _: archive_file(inside / "x.pth", state()), proof, folder / "packed.pth", "gzip")
+
+
+def plain_named_compressed(folder: Path, proof: Path) -> Path:
+    """And a plain one that says that it is compressed."""
+    return archive_file(folder / "plain.pth.gz", state())
+
+
 RUNS: tuple[Maker, ...] = (  # code, as soon as an ordinary unpickler opens them
     *(os_system, evaluated_text, executed_text, functools_partial, getattr_chain, nested_torch_load),
     *(function_of_torch, function_of_numpy, legacy_pickle, legacy_magic, plain_pickle, old_tar, pickle_among_metrics),
@@ -817,6 +977,18 @@ TWO_FACED: tuple[Maker, ...] = (  # what torch reads is not what another reader 
     *(made_without_init, ordered_by_call, another_codec, unknown_codec, version_of_many_digits),
 )
 
+PACKED_RUNS: tuple[Maker, ...] = (recipes_gzip, recipes_zstd)  # code, as soon as they are unpacked and unpickled
+PACKED: tuple[Maker, ...] = (  # in a compressed file what else is refused, and what only a compressed file can do
+    *(hostile_in_gzip, legacy_in_zstd, hostile_in_planes, gzip_bomb, zstd_bomb, zstd_lie, planes_that_claim),
+    *(planes_beyond_all, planes_that_overlap, planes_without_end, planes_that_climb, gzip_of_noise, gzip_in_gzip),
+    *(two_members,),
+)
+PACKED_LEGAL: tuple[Maker, ...] = (gzip_with_a_name, compressed_named_plain, plain_named_compressed)
+
 KINDS: dict[str, Maker] = {
-    maker.__name__: maker for maker in (*RUNS, *HIDES, *DECEIVES, *CLAIMS, *LEGAL, *NO_FILES, *TWO_FACED)
+    maker.__name__: maker
+    for maker in (
+        *(*RUNS, *HIDES, *DECEIVES, *CLAIMS, *LEGAL, *NO_FILES, *TWO_FACED),
+        *(*PACKED_RUNS, *PACKED, *PACKED_LEGAL),
+    )
 }

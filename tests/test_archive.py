@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
@@ -23,13 +24,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.serialization import config
 
-from koemorph_tutorial import archive
+from koemorph_tutorial import archive, compression
 from koemorph_tutorial.records import (
     CheckpointError,
     CheckpointNotFoundError,
+    Codec,
     DamagedCheckpointError,
     UnsupportedCheckpointError,
 )
+from koemorph_tutorial.streams import zstd
+from koemorph_tutorial.unpacked import CONTENTS
 from koemorph_tutorial.zip_records import find_damaged, read_records
 
 NAME = Path("run/last_model.pth")  # only for messages, where the bytes are in memory
@@ -670,3 +674,151 @@ def test_places_say_where_bytes_lie(tmp_path: Path) -> None:
             pytest.raises(DamagedCheckpointError, match=rf"^{re.escape(str(path))}: "),
         ):
             archive.read_place(file, path, places["0"])
+
+
+# ------------------------------------------------------------------------------------------------- what is compressed
+
+
+def compressed(path: Path, data: bytes = SOUND, codec: Codec = "gzip") -> Path:
+    """Write `data` compressed."""
+    with path.open("wb") as file:
+        compression.pack(io.BytesIO(data), file, codec)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "shuffle-zstd"])
+def test_a_compressed_file_is_opened_as_what_is_in_it(tmp_path: Path, codec: Codec) -> None:
+    """Whatever its name says; verified, loaded by torch and read in parts like the plain one."""
+    path = compressed(tmp_path / "last_model.pth", codec=codec)
+    (tmp_path / "plain.pth").write_bytes(SOUND)
+    assert (codec, None) == (archive.codec_of_file(path), archive.codec_of_file(tmp_path / "plain.pth"))
+    with archive.open_file(path) as file:
+        archive.verify(file, path)
+        file.seek(0)
+        assert SOUND == file.read()
+        file.seek(0)
+        assert BITS == to_bits(torch.load(file, weights_only=True))
+        assert path.stat().st_size == file.packed  # type: ignore[attr-defined]
+    assert archive.read_parts(path) == archive.read_parts(tmp_path / "plain.pth")
+
+
+def test_it_is_read_like_any_file(tmp_path: Path) -> None:
+    """Seek, tell, read, readinto, beyond the end; nobody writes to it; closed, it gives nothing."""
+    with archive.open_file(compressed(tmp_path / "last_model.pth")) as file, io.BytesIO(SOUND) as plain:
+        for each in (file, plain):
+            assert (len(SOUND), len(SOUND) - 5) == (each.seek(0, os.SEEK_END), each.seek(-5, os.SEEK_CUR))
+            assert (SOUND[-5:], b"", len(SOUND)) == (each.read(9), each.read(9), each.tell())
+            assert (len(SOUND) + 9, b"") == (each.seek(9, os.SEEK_CUR), each.read(1))
+            assert (7, SOUND[7:]) == (each.seek(7), each.read())
+            with pytest.raises(ValueError, match="negative seek"):
+                each.seek(-1)
+        file.seek(0)
+        assert (4, False, True, True) == (
+            file.readinto(bytearray(4)),  # type: ignore[attr-defined]  # typeshed: not in BinaryIO
+            file.writable(),
+            file.readable(),
+            file.seekable(),
+        )
+        with pytest.raises(io.UnsupportedOperation):
+            file.fileno()
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+    with pytest.raises(ValueError, match="closed"):
+        file.again()  # type: ignore[attr-defined]
+
+
+def test_it_is_unpacked_once_for_all_who_read_it_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own place in it; when the last has closed it, its memory is free; another file is another one."""
+    path = compressed(tmp_path / "last_model.pth")
+    unpacked: list[str] = []
+    original = compression.unpack
+
+    def noted(file: Any, codec: Codec, path: Path) -> Any:
+        unpacked.append(codec)
+        return original(file, codec, path)
+
+    monkeypatch.setattr(archive, "unpack", noted)
+    with archive.open_file(path) as one, archive.open_file(path) as other:
+        one.seek(100)
+        assert SOUND[:4] == other.read(4)
+        compressed(path, saved({"epoch": 7}), "zstd")  # over it, while it is read
+        assert SOUND[100:110] == one.read(10)
+        with archive.open_file(path) as new:
+            assert saved({"epoch": 7}) == new.read()
+    assert (["gzip", "zstd"], 0) == (unpacked, len(CONTENTS))
+    archive.open_file(path).close()
+    assert 3 == len(unpacked)
+
+
+def test_a_large_one_is_checked_by_two_threads_as_by_one(tmp_path: Path) -> None:
+    """Damage that was there before it was compressed is found in every record, in the order of the file."""
+    file = io.BytesIO()
+    torch.save({name: torch.zeros(1 << 20) for name in "abcdef"}, file)
+    data = bytearray(file.getvalue())
+    infos = [info for info in zipfile.ZipFile(file).infolist() if "/data/" in info.filename]
+    for info in (infos[1], infos[4]):
+        data[data_of(info, bytes(data))[-1]] ^= 1
+    path = compressed(tmp_path / "large.pth", bytes(data), "zstd")
+    with archive.open_file(path) as opened:
+        found = [str(error) for error in find_damaged(opened, path, read_records(opened, path))]
+    assert [True, True] == [f"data/{n}'" in error for n, error in zip((1, 4), found, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("inside", "error", "words"),
+    [
+        (
+            b"\x80\x05\x95" + bytes(99),
+            UnsupportedCheckpointError,
+            "found a plain pickle, as gzip and pickle.dump",
+        ),
+        (
+            b"\x80\x04N.",
+            UnsupportedCheckpointError,
+            "found a plain pickle; name a file of torch.save; to op",
+        ),
+        (
+            gzip.compress(SOUND),
+            UnsupportedCheckpointError,
+            "in the gzip file, found a gzip file; unpack it with gun",
+        ),
+        (b"epoch,loss\n0,0.5\n" * 9, DamagedCheckpointError, "writes it in the gzip file, found a file that begins wi"),
+        (b"", DamagedCheckpointError, "found the beginning of one: the file is cut short"),
+        (SOUND[:-100], DamagedCheckpointError, "the file is cut short"),
+        (bytes(1 << 22), DamagedCheckpointError, "in the gzip file, found a file that begins with b'\\x00"),
+    ],
+)
+def test_what_is_no_checkpoint_in_it_gets_one_line(
+    tmp_path: Path, inside: bytes, error: type[CheckpointError], words: str
+) -> None:
+    """The file's own path, and what is in it; what begins like none is not unpacked to its end."""
+    path = tmp_path / "last_model.pth.gz"
+    path.write_bytes(gzip.compress(inside))
+    with pytest.raises(error) as caught, archive.open_file(path) as file:
+        archive.verify(file, path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_what_is_no_checkpoint_in_it_is_refused_before_all_is_uncompressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log of gigabytes, or a bomb."""
+    monkeypatch.setattr(archive, "unpack", lambda *_: pytest.fail("it was unpacked"))
+    for data in (gzip.compress(bytes(1 << 20)), zstd().compress(b"epoch 0\n" * 9)):
+        (tmp_path / "log.gz").write_bytes(data)
+        with pytest.raises(DamagedCheckpointError, match="found a file that begins with"):
+            archive.open_file(tmp_path / "log.gz")
+
+
+def test_a_name_that_has_another_form_now_says_which(tmp_path: Path) -> None:
+    """Somebody has compressed the old files of the run, and a script still names one as it was called."""
+    compressed(tmp_path / "checkpoint_epoch_003.pth.gz")
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"nothing of that name; name checkpoint_epoch_003\.pth\.gz, which l"
+    ):
+        archive.open_file(tmp_path / "checkpoint_epoch_003.pth")
+    with pytest.raises(CheckpointNotFoundError, match="nothing of that name; check the path"):
+        archive.open_file(tmp_path / "checkpoint_epoch_004.pth")
+    assert [] == archive.other_forms(tmp_path / "notes.txt")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from koemorph_tutorial import CheckpointSettings, save_checkpoint
+from koemorph_tutorial import CheckpointManager, CheckpointSettings, compress_checkpoint, save_checkpoint
+from koemorph_tutorial.compressed_files import compress_older
 from koemorph_tutorial.cut import Cut
 from koemorph_tutorial.directory import abandon, go_on, is_used, mend_names, new_line
-from koemorph_tutorial.records import Best, CheckpointNotFoundError, MismatchError, numbered_name
+from koemorph_tutorial.durable import refusals_named
+from koemorph_tutorial.forms import put_in_place
+from koemorph_tutorial.records import (
+    Best,
+    CheckpointNotFoundError,
+    CheckpointWriteError,
+    Codec,
+    MismatchError,
+    numbered_name,
+)
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import list_checkpoints
 
@@ -238,3 +250,133 @@ def test_what_is_inside_an_epoch_gets_no_number(tmp_path: Path) -> None:
     save_checkpoint(content, path)
     mend(tmp_path, tmp_path, Best())
     assert ["last_model.pth"] == [each.name for each in tmp_path.iterdir()]
+
+
+# -- where the only bytes of a save are compressed ---------------------------------------------------------------------
+
+CODECS: tuple[Codec, ...] = ("gzip", "zstd", "shuffle-zstd")
+
+
+def is_plain(path: Path) -> bool:
+    """Say whether any program can read a file: torch does, and knows nothing of us."""
+    return bool(torch.load(path, weights_only=True))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_best_that_is_compressed_becomes_a_plain_best_model(tmp_path: Path, codec: Codec) -> None:
+    """Unpacked, never linked: the run and its reader need a file that is what its name says."""
+    small = compress_checkpoint(save(tmp_path, numbered_name(1), 1, loss=0.2), codec=codec, replace=True)
+    save(tmp_path, "last_model.pth", 5, numbered_name(5), loss=0.9)
+    best, notes = mend(tmp_path, tmp_path, Best(value=0.2, epoch=1))
+    assert (Best(value=0.2, epoch=1), f"best_model.pth was put back, from {small.name}: {best}") == (best, notes[0])
+    assert is_plain(tmp_path / "best_model.pth")
+    assert {"best_model.pth": 1, small.name: 1, "last_model.pth": 5, numbered_name(5): 5} == epochs(tmp_path)
+    before = {path.name: path.stat().st_ctime_ns for path in tmp_path.iterdir()}
+    assert (best, []) == mend(tmp_path, tmp_path, best)
+    assert before == {path.name: path.stat().st_ctime_ns for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_run_goes_back_to_a_compressed_file(tmp_path: Path, codec: Codec) -> None:
+    """It stays as it is; last_model.pth is what is in it, and what is newer is moved aside by the names that it has."""
+    for epoch in range(4):
+        save(tmp_path, numbered_name(epoch), epoch, *(["last_model.pth"] if epoch == 3 else []), loss=0.5 - epoch / 10)
+    small = [compress_checkpoint(tmp_path / numbered_name(epoch), codec=codec, replace=True) for epoch in (1, 2)]
+    found = find(small[0])
+    go_on(found, tmp_path, Best(value=0.4, epoch=1), CheckpointSettings(save_freq=1), back=True)
+    assert {numbered_name(0): 0, small[0].name: 1, "last_model.pth": 1, "best_model.pth": 1} == epochs(tmp_path)
+    assert is_plain(tmp_path / "last_model.pth")
+    assert (tmp_path / "best_model.pth").samefile(tmp_path / "last_model.pth")
+    assert {numbered_name(3): 3, small[1].name: 2, "last_model.pth": 3} == epochs(tmp_path / "abandoned-001")
+    assert ["last_model.pth"] == [file.path.name for file in list_checkpoints(tmp_path) if file.kind == "last"]
+
+
+def test_a_compressed_file_of_an_epoch_is_its_numbered_file(tmp_path: Path) -> None:
+    """Resumed from last_model.pth: the epoch is due, and is there."""
+    save(tmp_path, "last_model.pth", 5)
+    compress_checkpoint(save(tmp_path, numbered_name(5), 5), replace=True)
+    mend(tmp_path, tmp_path, Best())
+    assert numbered_name(5) not in epochs(tmp_path)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_branch_from_a_compressed_file(tmp_path: Path, codec: Codec) -> None:
+    """It begins with a plain file of its own, and finds the best of its parent where that is compressed as well."""
+    parent, branch = tmp_path / "parent", tmp_path / "branch"
+    branch.mkdir()
+    for epoch, loss in ((1, 0.2), (3, 0.5)):
+        compress_checkpoint(save(parent, numbered_name(epoch), epoch, loss=loss), codec=codec, replace=True)
+    found = find(next(parent.glob("checkpoint_epoch_003*")))
+    run, best, _ = go_on(found, branch, Best(value=0.2, epoch=1), CheckpointSettings(), back=True)
+    assert (Best(value=0.2, epoch=1), str(found.file.path)) == (best, run["parent"])
+    assert {"last_model.pth": 3, "best_model.pth": 1} == epochs(branch)
+    assert is_plain(branch / "last_model.pth")
+    assert is_plain(branch / "best_model.pth")
+
+
+def test_a_branch_finds_its_parent_though_that_was_compressed_since(tmp_path: Path) -> None:
+    """The record of a branch names the file that it went on from as it was called then."""
+    parent, branch = tmp_path / "parent", tmp_path / "branch"
+    save(parent, numbered_name(1), 1, loss=0.2)
+    origin = save(parent, numbered_name(3), 3, loss=0.5)
+    for path in (origin, parent / numbered_name(1)):
+        compress_checkpoint(path, replace=True)
+    save(branch, "last_model.pth", 3, loss=0.5, saves=1)
+    best, _ = mend(branch, branch, Best(value=0.2, epoch=1), str(origin))
+    assert (Best(value=0.2, epoch=1), 1) == (best, epochs(branch)["best_model.pth"])
+
+
+def test_a_damaged_plain_file_goes_aside_and_its_compressed_form_takes_over(tmp_path: Path) -> None:
+    """All names of the newest save are damaged at once, for they share their bytes; the copy is none of them."""
+    save(tmp_path, numbered_name(2), 2)
+    path = save(tmp_path, "last_model.pth", 3, numbered_name(3), "best_model.pth", loss=0.1)
+    small = compress_checkpoint(tmp_path / numbered_name(3))
+    damage(path, 3)
+    found = find(tmp_path)
+    assert small == found.file.path
+    _, best, _ = go_on(found, tmp_path, Best(value=0.1, epoch=3), CheckpointSettings(), back=False)
+    assert Best(value=0.1, epoch=3) == best
+    assert {numbered_name(2): 2, small.name: 3, "last_model.pth": 3, "best_model.pth": 3} == epochs(tmp_path)
+    assert {numbered_name(3), "last_model.pth", "best_model.pth"} == set(os.listdir(tmp_path / "abandoned-001"))
+    assert is_plain(tmp_path / "last_model.pth")
+
+
+def test_a_disk_that_refuses_an_unpacked_name_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written like any other file: whole, or not at all; in the disk's own words."""
+    small = compress_checkpoint(save(tmp_path, numbered_name(1), 1), replace=True)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(CheckpointWriteError, match="could not be written: No space left"), refusals_named(tmp_path):
+        put_in_place(small, tmp_path / "last_model.pth")
+    assert {small.name: 1} == epochs(tmp_path)
+    assert {small.name, ".lock"} == set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_training_goes_on_from_compressed_files_alone(tmp_path: Path, codec: Codec) -> None:
+    """All that a run has is compressed, best and last are gone; it resumes where it was, and saves what is due."""
+    model = torch.nn.Linear(2, 1)
+    settings = CheckpointSettings(save_freq=1)
+    with CheckpointManager(tmp_path, {"model": model}, settings) as checkpoints:
+        for epoch in checkpoints.epochs(3):
+            torch.nn.init.constant_(model.weight, epoch)
+            checkpoints.save({"loss": (0.3, 0.1, 0.2)[epoch]})
+    for name in ("best_model.pth", "last_model.pth"):
+        (tmp_path / name).unlink()
+    compress_older(tmp_path, 0, codec=codec)
+    again = torch.nn.Linear(2, 1)
+    with CheckpointManager(tmp_path, {"model": again}, settings) as checkpoints:
+        resumed = checkpoints.resume()
+        assert (3, Best(value=0.1, epoch=1)) == (resumed.position.epoch, resumed.best)
+        assert [2.0, 2.0] == again.weight.flatten().tolist()
+        for _ in checkpoints.epochs(5):
+            checkpoints.save({"loss": 0.5})
+    listing = list_checkpoints(tmp_path)
+    assert () == listing.ignored
+    assert {4: None, 3: None, 2: codec, 1: codec, 0: codec} == {
+        f.epoch: f.codec for f in listing if f.kind == "numbered"
+    }
+    assert {"best": 1, "last": 4} == {file.kind: file.epoch for file in listing if file.kind != "numbered"}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter, OrderedDict
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from koemorph_tutorial import load_checkpoint, validate_checkpoint
+from koemorph_tutorial import compress_checkpoint, load_checkpoint, save_checkpoint, validate_checkpoint
 from koemorph_tutorial.header import find_misplaced, read_header
-from koemorph_tutorial.records import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
+from koemorph_tutorial.records import CheckpointError, CheckpointNotFoundError, Codec, DamagedCheckpointError
 from koemorph_tutorial.stubs import TensorStub
 
 DTYPES = [
@@ -580,3 +581,27 @@ def test_no_claim_takes_memory(tmp_path: Path) -> None:
     *said, grown = done.stdout.split()
     assert ["refused"] * len(CLAIMS) == said
     assert int(grown) < 50_000  # kB
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "shuffle-zstd"])
+def test_the_header_of_a_compressed_file_is_that_of_what_is_in_it(tmp_path: Path, codec: Codec) -> None:
+    """And says by what it is compressed, and how many bytes it takes."""
+    path = save_checkpoint(trained(), tmp_path / "run.pth").path
+    small = compress_checkpoint(path, codec=codec)
+    header = read_header(small)
+    assert (codec, small.stat().st_size) == (header.codec, header.packed)
+    assert read_header(path) == replace(header, codec=None, packed=path.stat().st_size)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "shuffle-zstd"])
+def test_its_tree_is_read_from_its_beginning(tmp_path: Path, codec: Codec) -> None:
+    """A listing reads no more, so that it costs little; a plain file is read as ever."""
+    weights = {"weight": torch.randn(300_000), "bias": torch.randn(300_000)}
+    path = save_checkpoint(trained() | {"model_state_dict": weights}, tmp_path / "run.pth").path
+    small = compress_checkpoint(path, codec=codec)
+    small.write_bytes(small.read_bytes()[:1_200_000])
+    header = read_header(small, whole=False)
+    assert (codec, read_header(path).content, {}) == (header.codec, header.content, header.stored)
+    assert read_header(path) == read_header(path, whole=False)
+    with pytest.raises(DamagedCheckpointError):
+        read_header(small)

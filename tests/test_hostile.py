@@ -5,8 +5,10 @@ The files: tests/hostile.py. All of them are tried at every door in one process,
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from koemorph_tutorial import load_checkpoint
 from koemorph_tutorial.header import Header, read_header
 from koemorph_tutorial.inference import load_weights
 from koemorph_tutorial.records import CheckpointError
+from koemorph_tutorial.streams import zstd
 from koemorph_tutorial.stubs import StorageStub, TensorStub
 from koemorph_tutorial.tensors import TensorReader
 from koemorph_tutorial.unpickling import Name, Opaque
@@ -110,6 +113,19 @@ def test_an_ordinary_unpickler_would_have_run_it(
     assert TOLD == proof.read_text()
 
 
+@pytest.mark.parametrize("make", hostile.PACKED_RUNS, ids=lambda make: make.__name__)
+def test_the_recipes_reader_would_have_run_it(
+    make: hostile.Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacked and handed to pickle, as its function for compressed checkpoints does."""
+    proof = tmp_path / "proof"
+    path = make(tmp_path, proof)
+    monkeypatch.setenv(hostile.SECRET, TOLD)
+    data = path.read_bytes()
+    pickle.loads(gzip.decompress(data) if make is hostile.recipes_gzip else zstd().decompress(data))
+    assert TOLD == proof.read_text()
+
+
 # ---------------------------------------------------------------------------------------------------- nothing gives way
 
 
@@ -186,6 +202,17 @@ NAMES = {  # what the verdict says of each
     "safetensors_twice": "twice",
     "claimed_shape": r"model_state_dict\.weight: .* 10,000,000,000 of 24",
     "claimed_storage": "24 bytes in record '0' where it says 10,000,000,000",
+    "recipes_gzip": "a plain pickle, as gzip and pickle.dump write it",
+    "recipes_zstd": "a plain pickle, as gzip and pickle.dump write it",
+    "hostile_in_gzip": r"posix\.system",
+    "hostile_in_planes": r"posix\.system",
+    "gzip_bomb": "in the gzip file, found a file that begins with b'.x00",
+    "zstd_bomb": r"unpack to 30,000,000,000 or more \(a bomb\?\); do not unpack",
+    "planes_beyond_all": r"unpack to 1(,000){10} or more \(a bomb\?\); do not unpack",
+    "gzip_of_noise": "in the gzip file, found a file that begins with b'",
+    "gzip_in_gzip": "in the gzip file, found a gzip file",
+    "two_members": "nothing behind the end of the gzip stream",
+    "compressed_named_plain": "compressed by gzip: .*; its name says nothing of it",
     "config_interpolation": r"config\.[a-z_.]+ is \$\{oc\.env:KOEMORPH_TEST_SECRET\}",
 }
 
@@ -197,7 +224,9 @@ def test_the_danger_is_named(siege: Siege, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [*hostile.RUNS, *hostile.HIDES, *hostile.DECEIVES, *hostile.CLAIMS], ids=lambda make: make.__name__
+    "make",
+    [*hostile.RUNS, *hostile.HIDES, *hostile.DECEIVES, *hostile.CLAIMS, *hostile.PACKED_RUNS, *hostile.PACKED],
+    ids=lambda make: make.__name__,
 )
 def test_no_such_file_is_called_sound(siege: Siege, make: hostile.Maker) -> None:
     """Nor is it loaded, verified or not."""
@@ -262,6 +291,15 @@ def test_a_file_with_two_faces_shows_us_the_one_that_torch_sees(siege: Siege, ma
         header = read_header(path)
         with TensorReader(path, header) as reader:
             assert "" == difference(plain(seen), resolved(header.content, header, reader, {}))
+
+
+@pytest.mark.parametrize("make", hostile.PACKED_LEGAL, ids=lambda make: make.__name__)
+def test_what_a_name_says_outside_or_inside_of_a_compressed_file_does_not_matter(
+    siege: Siege, make: hostile.Maker
+) -> None:
+    """Nothing else is wrong with it: it is sound, and loaded."""
+    path = siege.paths[make.__name__]
+    assert ("sound", 3) == (verdict(path), load_checkpoint(path)["epoch"])
 
 
 @pytest.mark.parametrize("make", hostile.LEGAL, ids=lambda make: make.__name__)

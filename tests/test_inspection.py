@@ -442,8 +442,11 @@ def a_zip(path: Path) -> None:
             lambda p: p.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'),
             "expected a safetensors file, found one that cannot be read (tensor 'a', whose description does not fit",
         ),
-        (lambda p: p.write_bytes(gzip.compress(b"x")), "found a gzip file; unpack it with gunzip"),
-        (lambda p: p.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(9)), "found a zstd file; unpack it with unzstd"),
+        (lambda p: p.write_bytes(gzip.compress(gzip.compress(b"x"))), "found a gzip file; unpack it with gunzip"),
+        (
+            lambda p: p.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(9)),
+            "expected a whole zstd file, found the beginning of one",
+        ),
         (
             lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(9)),
             "found an HDF5 file, as Keras writes it; name a file",

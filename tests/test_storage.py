@@ -19,18 +19,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from koemorph_tutorial import CheckpointManager, list_checkpoints, load_checkpoint, save_checkpoint
+from koemorph_tutorial import (
+    CheckpointManager,
+    compress_checkpoint,
+    compression,
+    diff_checkpoints,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    validate_checkpoint,
+)
 from koemorph_tutorial.durable import write_file
 from koemorph_tutorial.records import (
     CheckpointNotFoundError,
     CheckpointWriteError,
+    Codec,
     DamagedCheckpointError,
     Position,
     UnsavableStateError,
     UnsupportedCheckpointError,
     numbered_name,
 )
+from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import describe
+from koemorph_tutorial.unpacked import CONTENTS
 from tests import disks
 
 
@@ -540,9 +552,9 @@ def test_a_listing_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.Monk
     read: list[str] = []
     original = storage.read_header
 
-    def noted(path: Path) -> Any:
+    def noted(path: Path, *, whole: bool) -> Any:
         read.append(path.name)
-        return original(path)
+        return original(path, whole=whole)
 
     monkeypatch.setattr(storage, "read_header", noted)
     before = list_checkpoints(tmp_path)
@@ -558,3 +570,124 @@ def test_a_number_that_no_float_can_hold_is_no_metric(tmp_path: Path) -> None:
     """A listing survives whatever stands in a header."""
     torch.save({**content(), "metrics": {"loss": 10**400, "mae": 2}}, tmp_path / "last_model.pth")
     assert {"mae": 2.0} == describe(tmp_path / "last_model.pth").metrics
+
+
+# -- compressed files --------------------------------------------------------------------------------------------------
+
+CODECS: tuple[Codec, ...] = ("gzip", "zstd", "shuffle-zstd")
+
+
+def put(directory: Path, epoch: int, codec: Codec | None = None, **more: Any) -> Path:
+    """Save a numbered checkpoint, compressed if a codec is named."""
+    path = save_checkpoint(content(epoch=epoch, saves=epoch + 1, **more), directory / numbered_name(epoch)).path
+    return path if codec is None else compress_checkpoint(path, codec=codec, replace=True)
+
+
+def test_compressed_files_are_listed_like_plain_ones(tmp_path: Path) -> None:
+    """By what is in them: their epoch, their saves, their codec, and the room that they take."""
+    paths = [put(tmp_path, epoch, codec) for epoch, codec in enumerate([None, *CODECS])]
+    listing = list_checkpoints(tmp_path)
+    expected = [(3, "shuffle-zstd"), (2, "zstd"), (1, "gzip"), (0, None)]
+    assert expected == [(file.epoch, file.codec) for file in listing]
+    assert [path.stat().st_size for path in reversed(paths)] == [file.size for file in listing]
+    assert [path.stat().st_ino for path in reversed(paths)] == [file.inode for file in listing]
+    assert {("numbered", "line", 0.5)} == {(file.kind, file.line, file.metrics["loss"]) for file in listing}
+    assert () == listing.ignored
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_listing_reads_the_beginning_of_a_compressed_file(tmp_path: Path, codec: Codec) -> None:
+    """So it costs no more than of a plain one; and a damaged end is found by whoever loads it."""
+    path = put(tmp_path, 3, codec, extra={"noise": torch.randn(300_000)})
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    assert [3] == [file.epoch for file in list_checkpoints(tmp_path)]
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(path)
+
+
+def test_a_plain_file_wins_over_compressed_ones_beside_it(tmp_path: Path) -> None:
+    """One of an epoch counts; the others are said, and are there where that one turns out to be damaged."""
+    for codec in CODECS:
+        compress_checkpoint(put(tmp_path, 3), codec=codec)
+    listing = list_checkpoints(tmp_path)
+    assert [numbered_name(3)] == [file.path.name for file in listing]
+    others = ["checkpoint_epoch_003.pth.gz", "checkpoint_epoch_003.pth.zst", "checkpoint_epoch_003.shuffle.pth"]
+    said = {name: str(why) for name, why in listing.ignored}
+    assert dict.fromkeys(others, "checkpoint_epoch_003.pth lies beside it, and a plain file wins") == said
+    assert set(others) == {file.path.name for file in listing.spare}
+    (tmp_path / numbered_name(3)).unlink()
+    listing = list_checkpoints(tmp_path)
+    assert [others[0]] == [file.path.name for file in listing]
+    assert f"{others[0]} lies beside it, and one of an epoch is enough" == str(listing.ignored[0][1])
+
+
+@pytest.mark.parametrize("damage", ["header", "weights"])
+def test_a_compressed_file_stands_in_for_a_damaged_plain_one(tmp_path: Path, damage: str) -> None:
+    """The same epoch is still there; nobody goes back to an older one."""
+    put(tmp_path, 2)
+    path = put(tmp_path, 3)
+    small = compress_checkpoint(path)
+    data = path.read_bytes()
+    at = len(data) // 2 if damage == "weights" else 0
+    path.write_bytes(data[:at] + b"torn" + data[at + 4 :])
+    found = find(tmp_path)
+    assert (small, 3) == (found.file.path, found.checkpoint["epoch"])
+    assert [numbered_name(3)] == [name for name, _ in found.passed_over]
+
+
+def test_what_a_file_is_its_bytes_say(tmp_path: Path) -> None:
+    """A name that says another codec, or none: it can be used as it is, so it is."""
+    put(tmp_path, 2, "gzip").rename(tmp_path / numbered_name(2))
+    put(tmp_path, 3).rename(tmp_path / "checkpoint_epoch_003.pth.zst")
+    put(tmp_path, 4, "zstd").rename(tmp_path / "checkpoint_epoch_004.shuffle.pth")
+    listing = list_checkpoints(tmp_path)
+    assert [(4, "zstd"), (3, None), (2, "gzip")] == [(file.epoch, file.codec) for file in listing]
+    assert [4, 3, 2] == [load_checkpoint(file.path)["epoch"] for file in listing]
+
+
+def test_damage_of_a_compressed_file_is_said_where_a_listing_sees_it(tmp_path: Path) -> None:
+    """Its beginning; and a name that this library would not write."""
+    put(tmp_path, 1)
+    torn = tmp_path / "checkpoint_epoch_002.pth.gz"
+    torn.write_bytes(put(tmp_path, 2, "gzip").read_bytes()[:40])
+    (tmp_path / "checkpoint_epoch_2.pth.gz").write_bytes(b"x")
+    listing = list_checkpoints(tmp_path)
+    assert [1] == [file.epoch for file in listing]
+    ignored = dict(listing.ignored)
+    assert isinstance(ignored[torn.name], DamagedCheckpointError)
+    assert str(ignored[torn.name]).startswith(f"{torn}: ")
+    assert "not a name that this library writes" == str(ignored["checkpoint_epoch_2.pth.gz"])
+
+
+def test_the_recipes_files_are_not_taken_for_foreign_once_they_are_compressed(tmp_path: Path) -> None:
+    """A run that goes on from them lies beside them: an epoch's name is that of its plain file."""
+    for epoch in (0, 1):
+        torch.save({"epoch": epoch, "model_state_dict": {"w": torch.zeros(9)}}, tmp_path / numbered_name(epoch))
+        compress_checkpoint(tmp_path / numbered_name(epoch), codec="gzip", replace=True)
+    put(tmp_path, 2)
+    listing = list_checkpoints(tmp_path)
+    assert ([2, 1, 0], ()) == ([file.epoch for file in listing], listing.ignored)
+
+
+def test_a_load_unpacks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Header, checksums and torch read the same bytes; what is done with is gone from memory."""
+    path = put(tmp_path, 3, "zstd")
+    unpacked: list[str] = []
+    original = compression.unpack
+
+    def noted(file: Any, codec: Codec, path: Path) -> Any:
+        unpacked.append(codec)
+        return original(file, codec, path)
+
+    monkeypatch.setattr("koemorph_tutorial.archive.unpack", noted)
+    for ask in (load_checkpoint, validate_checkpoint, lambda path: diff_checkpoints(path, path)):
+        ask(path)
+        assert (["zstd"], 0) == (unpacked, len(CONTENTS))
+        unpacked.clear()
+
+
+def test_a_directory_of_ten_thousand_files_is_remembered_whole() -> None:
+    """A list that forgets the first before it has come to the last reads all of them at every save."""
+    from koemorph_tutorial import storage
+
+    assert storage._MOST_DESCRIBED > 10_000

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from koemorph_tutorial.archive import open_file
+from koemorph_tutorial.archive import open_file, same_bytes
 from koemorph_tutorial.header import Header, read_header
 from koemorph_tutorial.records import MismatchError
 from koemorph_tutorial.storage import PathLike
 from koemorph_tutorial.stubs import TensorStub
 from koemorph_tutorial.text import printable
+from koemorph_tutorial.unpacked import Unpacked
 from koemorph_tutorial.unpickling import Attributes
 from koemorph_tutorial.weights import Weights, find_weights, prefix_of
 
@@ -27,7 +28,6 @@ from .rows import WEIGHTS, Difference, Row, Sections
 from .sentence import tell
 from .sides import Side, compare_tensors, geometry
 
-_BLOCK = 1 << 18  # what a core's cache holds
 _DEEPEST = 64  # objects within objects of TorchScript
 
 
@@ -53,6 +53,11 @@ def diff_checkpoints(a: PathLike, b: PathLike) -> Difference:
     B is 1 epoch further
     """
     paths = Path(a), Path(b)
+    with open_file(paths[0]), open_file(paths[1]):  # held open, so that what is compressed is unpacked once
+        return _diff(paths)
+
+
+def _diff(paths: tuple[Path, Path]) -> Difference:
     headers = read_header(paths[0]), read_header(paths[1])
     same = _same_bytes(*paths, *headers)
     trees = name_states(headers[0].content, headers[1].content)
@@ -94,14 +99,20 @@ def diff_checkpoints(a: PathLike, b: PathLike) -> Difference:
 def _same_bytes(path_a: Path, path_b: Path, a: Header, b: Header) -> str:
     """Say how two files are the same without a look at what is in them, if they are: "" where they are not."""
     with open_file(path_a) as file_a, open_file(path_b) as file_b:
-        if os.path.sameopenfile(file_a.fileno(), file_b.fileno()):
+        if _is_same_file(file_a, file_b):
             return "the same file"
         if a.size != b.size or a.places != b.places:  # the checksums are there: most that differ end here
             return ""
-        while block := file_a.read(_BLOCK):
-            if block != file_b.read(_BLOCK):
-                return ""
-        return "the same bytes"
+        if not same_bytes(file_a, file_b):
+            return ""
+        forms = [f"{side} is compressed by {each.codec}" for side, each in (("A", a), ("B", b)) if each.codec]
+        return "the same bytes" + (f" once unpacked ({', '.join(forms)})" if forms else "")
+
+
+def _is_same_file(a: Any, b: Any) -> bool:
+    if isinstance(a, Unpacked) or isinstance(b, Unpacked):
+        return isinstance(a, Unpacked) and a.is_same(b)
+    return os.path.sameopenfile(a.fileno(), b.fileno())
 
 
 def _pair_weights(trees: tuple[Any, Any], pairs: Pairs, rows: list[Row]) -> None:

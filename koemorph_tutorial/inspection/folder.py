@@ -7,20 +7,33 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from koemorph_tutorial.records import CheckpointError, CheckpointFile, CheckpointNotFoundError, Position
+from koemorph_tutorial.records import (
+    SUFFIXES,
+    CheckpointError,
+    CheckpointFile,
+    CheckpointNotFoundError,
+    Codec,
+    Position,
+)
 from koemorph_tutorial.storage import PathLike, list_checkpoints
 from koemorph_tutorial.text import count, json_text, printable
+
+_ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """One content of a directory, under all its names: those of one save share their bytes."""
+    """One content of a directory, under all its names: those of one save share their bytes.
+
+    `size` is what it takes on the disk; `codec` by which it is compressed, None for a plain file.
+    """
 
     names: tuple[str, ...]
     epoch: int
     position: Position
     metrics: Mapping[str, float]
     size: int
+    codec: Codec | None
     saves: int
     last: bool
     best: bool
@@ -73,6 +86,7 @@ def inspect_directory(directory: PathLike) -> DirectorySummary:
             position=files[0].position,
             metrics={printable(name): value for name, value in files[0].metrics.items()},
             size=files[0].size,
+            codec=files[0].codec,
             saves=files[0].saves,
             last=any(file.kind == "last" for file in files),
             best=any(file.kind == "best" for file in files),
@@ -88,7 +102,7 @@ def _reason(path: Path, error: CheckpointError) -> str:
 
 
 def _others(folder: Path) -> str:
-    named = sorted(name for name in os.listdir(folder) if name.endswith((".pth", ".pt", ".ckpt", ".bin")))
+    named = sorted(name for name in os.listdir(folder) if name.endswith((*_ENDINGS, *SUFFIXES.values())))
     if not named:
         return "none; check the path"
     return f"none by the names of this library; name one file, for example {folder / printable(named[0])}"

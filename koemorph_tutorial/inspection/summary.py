@@ -9,7 +9,7 @@ from typing import Any
 
 from koemorph_tutorial.header import Header, read_header
 from koemorph_tutorial.rebuild import kind_text
-from koemorph_tutorial.records import Position
+from koemorph_tutorial.records import Codec, Position
 from koemorph_tutorial.storage import PathLike, describe_content
 from koemorph_tutorial.stubs import TensorStub
 from koemorph_tutorial.text import json_text, printable
@@ -46,11 +46,14 @@ class Summary:
 
     `epoch`, `global_step` and `position` are None where the file does not say. Whatever came from the file is plain:
     numbers, text, lists and dicts with text as keys. `tensors` and `rest`, the bytes of everything else, add up to
-    `size`. `foreign` are names in the file that would run code if it were loaded by an ordinary unpickler.
+    `size`; of a compressed file that is the size of what is in it, and `packed` what it takes on the disk. `foreign`
+    are names in the file that would run code if it were loaded by an ordinary unpickler.
     """
 
     path: str
     size: int
+    codec: Codec | None
+    packed: int
     format: str
     format_version: int | None
     epoch: int | None
@@ -109,6 +112,8 @@ def inspect_checkpoint(path: PathLike) -> Summary:
     return Summary(
         path=str(path),
         size=header.size,
+        codec=header.codec,
+        packed=header.packed,
         format=_format(header, recipe),
         format_version=content.get("format_version", 0 if recipe else None),
         epoch=_whole(content, "epoch"),

@@ -22,7 +22,8 @@ _TOLD = {"timestamp", "training_time", "git_commit", "model_params", "hostname",
 def file_lines(summary: Summary, columns: int) -> list[str]:
     """Return what a person wants to know of a checkpoint file."""
     rows: list[tuple[str, list[str]]] = [
-        ("file", [f"{printable(summary.path)}, {summary.size:,} bytes"]),
+        ("file", [f"{printable(summary.path)}, {summary.packed:,} bytes"]),
+        ("compressed", [summary.codec, f"{summary.size:,} bytes unpacked"] if summary.codec else []),
         ("format", [summary.format]),
     ]
     if summary.epoch is not None:
@@ -52,7 +53,8 @@ def file_lines(summary: Summary, columns: int) -> list[str]:
 def directory_lines(summary: DirectorySummary, columns: int) -> list[str]:
     """Return a run's checkpoints as a table, newest first."""
     metrics = list(dict.fromkeys(name for content in summary.contents for name in content.metrics))
-    head = ["name", "", "epoch", "next", "saves", "size"]
+    codecs = any(content.codec for content in summary.contents)
+    head = ["name", "", "epoch", "next", "saves", "size", *["codec"] * codecs]
     rows = []
     for content in summary.contents:
         place = content.position
@@ -64,6 +66,7 @@ def directory_lines(summary: DirectorySummary, columns: int) -> list[str]:
                 str(place.epoch) if place.batch == 0 else f"{place.epoch}, batch {place.batch}",
                 str(content.saves),
                 size(content.size),
+                *[content.codec or ""] * codecs,
                 *(f"{content.metrics[name]:.4g}" if name in content.metrics else "" for name in metrics),
             ]
         )
@@ -192,7 +195,7 @@ def _tree_lines(summary: Summary, columns: int) -> list[str]:
         *tree,
         (f"all {count(total.tensors, 'tensor')}", f"{total.numbers:,}", f"{total.bytes:,}"),
         ("names, settings, checksums, padding", "", f"{summary.rest:,}"),
-        ("the whole file", "", f"{summary.size:,}"),
+        ("the whole file" + ", unpacked" * bool(summary.codec), "", f"{summary.size:,}"),
     ]
     right = [max(len(row[at]) for row in rows) for at in (1, 2)]
     left = min(max(width(row[0]) for row in rows), columns - sum(right) - 4)
