@@ -385,7 +385,18 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["evaluate"], ["inspect"], ["train", "--resume"], ["lab", "--reset"]]
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["evaluate"],
+        ["inspect"],
+        ["train", "--resume"],
+        ["lab", "--reset"],
+        ["prune"],
+        ["compress"],
+        ["advise"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """And where help is to be had."""
@@ -406,6 +417,10 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
                 "train",
                 "evaluate",
                 "inspect",
+                "prune",
+                "compress",
+                "decompress",
+                "advise",
                 "certify",
                 "crash-test",
                 "exit codes: 0 done; 1 a test found something; 2 ",
@@ -416,6 +431,10 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         (["inspect", "--help"], ["PATH|DIR", "--json", "nothing in a file can run"]),
         (["validate", "--help"], ["PATH [PATH ...]", "--json", "or that it cannot be told, and why"]),
         (["diff", "--help"], ["A B", "--json", "nothing in a file can run", "0: identical; 1: something differs"]),
+        (["prune", "--help"], ["DIR", "--keep-last-n N", "--dry-run", "are never removed", "its config.yaml"]),
+        (["compress", "--help"], ["PATH|DIR", "gzip|zstd|shuffle-zstd", "--bf16", "-o OUT", "DIR --older-than 5"]),
+        (["decompress", "--help"], ["-o OUT", "--replace", "the same bytes"]),
+        (["advise", "--help"], ["--save-seconds S", "--mtbf-hours H", "Young (1974) and Daly (2006)"]),
         (["certify", "--help"], ["--script", "--stop", "--json", "training.threads=2", "an empty folder", "seed it"]),
         (["crash-test", "--help"], ["--script", "--max-points", "--json", "def recover(directory)"]),
         (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
@@ -573,7 +592,9 @@ def test_a_lesson_that_does_not_exist_is_one_line(
     assert 2 == main(["lab", f"--reset={number}"])
     error = capsys.readouterr().err
     assert error.startswith(f"koemorph: there is no lesson {number}; there")
-    assert error.rstrip().endswith("there are 01 state, 02 storage, 03 resume, 04 inference, 08 validation")
+    lessons = sorted(notebook.stem.replace("_", " ") for notebook in (project / "notebooks").glob("[0-9]*.ipynb"))
+    assert error.rstrip().endswith(f"there are {', '.join(lessons)}")
+    assert "01 state, 02 storage, 03 resume" in error
     assert not (project / "outputs").exists()
 
 

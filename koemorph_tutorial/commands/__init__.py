@@ -1,0 +1,1 @@
+"""The commands of `koemorph`, by what they are about."""

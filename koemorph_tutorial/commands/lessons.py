@@ -1,0 +1,52 @@
+"""`koemorph lab` and `progress`: your copies of the lessons, and what you have answered in them."""
+
+from __future__ import annotations
+
+import argparse
+
+from koemorph_tutorial.commands.arguments import LAYOUT, Commands
+from koemorph_tutorial.commands.outcome import DONE
+
+_LAB = """\
+Copy the lessons that you have no copy of to outputs/my-notebooks, and open JupyterLab in the first one.
+
+A copy that is there is yours and is never written to. It needs the project's folder, where the lessons are.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the two commands."""
+    lab = commands.add_parser(
+        "lab", help="open your copies of the lessons in JupyterLab", description=_LAB, formatter_class=LAYOUT
+    )
+    lab.add_argument("--reset", metavar="NN", help="bring this lesson back as it comes; your copy is moved aside")
+    lab.set_defaults(run=_lab)
+
+    progress = commands.add_parser(
+        "progress",
+        help="list what you have answered in the lessons",
+        description="List the questions of the lessons, and how you answered them so far.",
+    )
+    progress.set_defaults(run=_progress)
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from koemorph_tutorial.teaching.copies import launch, reset_copy
+    from koemorph_tutorial.teaching.places import project_root
+
+    root = project_root()
+    if options.reset is None:
+        launch(root)  # does not come back: this process becomes JupyterLab
+    else:
+        print(*reset_copy(root, options.reset), sep="\n")
+    return DONE
+
+
+def _progress(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from koemorph_tutorial.teaching.logbook import progress_file, read, to_table
+    from koemorph_tutorial.teaching.places import project_root
+
+    Console().print(to_table(read(progress_file(project_root()))))
+    return DONE
