@@ -15,7 +15,16 @@ from typing import Any
 
 # The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises.
 LESSONS: Mapping[str, str] = MappingProxyType(
-    {"01": "state", "02": "storage", "03": "resume", "04": "inference", "08": "validation"}
+    {
+        "01": "state",
+        "02": "storage",
+        "03": "resume",
+        "04": "inference",
+        "05": "save_policy",
+        "06": "retention",
+        "07": "compression",
+        "08": "validation",
+    }
 )
 
 

@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import peers
+from beside import in_the_background
+from compressing import compressing
 from measuring import Row, medians, process
+from pruning import pruning
 from resuming import bookkeeping, going_on
 from saving import loading, memory, saving
 from training import file_of_200_mb
@@ -94,10 +97,13 @@ ROWS: list[Callable[[], Iterable[Row]]] = [
     a_lesson_takes_seconds,
     saving,
     memory,
+    in_the_background,
     loading,
     verifying,
     differing,
+    compressing,
     bookkeeping,
+    pruning,
     going_on,
 ]
 

@@ -1,0 +1,473 @@
+"""Lesson 06: which files stay, by what they say and not by the clock, and which nobody may touch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from koemorph_tutorial.records import numbered_epoch, numbered_name
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.text import printable
+
+# ------------------------------------------------------------------------------------------------ 06.1 and 06.2
+
+FORGOTTEN = Choice(
+    asks="What does `best_model.pth` hold in the end?",
+    options={
+        "a": Option(
+            text="Epoch 4: no loss after the restart is below 0.31.",
+            reply="Nobody compares with 0.31 any more: the recipe's file does not hold it. After the restart the best "
+            "loss is infinite, so the first epoch that ends takes `best_model.pth`, and the best since then keeps it.",
+        ),
+        "b": Option(
+            text="The best epoch since the restart.",
+            reply="The recipe's file does not hold the best loss, so after the restart it is infinite, and the first "
+            "epoch that ends takes the name from epoch 4. From now on epoch 4 is in its numbered file only.",
+        ),
+        "c": Option(
+            text="Epoch 11, the last: after a restart each epoch counts as the best.",
+            reply="Only the first one does, since any loss is below infinity. From then on the losses are compared "
+            "again: in the end the name is with the best since the restart, and epoch 4 is in its numbered file only.",
+        ),
+    },
+    right="b",
+)
+
+PREDICTION = Choice(
+    asks="Which epochs are left in the copy?",
+    options={
+        "a": Option(
+            text="9, 10 and 11: the copy has the names and the bytes of the original.",
+            reply="It has, to the last byte. But the cleanup looks at neither: it asks for the time of each file, and "
+            "that is new.",
+        ),
+        "b": Option(
+            text="All twelve: they were made today, so none is old.",
+            reply="None is old, but each is older than the next, be it by a second. Three are always the newest.",
+        ),
+        "c": Option(
+            text="Three others: those that the copying came to last.",
+            reply="The time of a copy is the time of the copying. So the last three to be copied are the “newest”, "
+            "whatever they hold.",
+        ),
+    },
+    right="c",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 06.3
+
+
+def _examine_stays(what_stays: Any) -> None:
+    if is_untouched(what_stays, _stays("None  # your line")):
+        raise NotAttemptedError
+    # In the order of a listing, which is none; the best is neither the first, nor the newest, nor the lowest number.
+    losses = {5: 0.4, 12: 0.5, 0: 0.9, 3: 0.2, 100: 0.6, 7: 0.3}
+    found = what_stays(dict(losses), 2)
+    if is_nothing(found):
+        raise WrongAnswerError("`what_stays` returned None: is `return` missing?")
+    if not isinstance(found, (set, frozenset, list, tuple)):
+        raise WrongAnswerError(f"expected a set of epochs, found {printable(repr(found), 60)}")
+    kept = set(found)
+    if not {12, 100} <= kept:
+        raise WrongAnswerError(
+            f"of the epochs {_listed(losses)} the newest two are 12 and 100; yours are not among them"
+        )
+    for extra, name in ((0, "number"), (0.2, "value"), ((3, 0.2), "item"), ((0.2, 3), "item")):
+        if extra in kept:
+            raise WrongAnswerError(name)
+    if kept == {12, 100}:
+        raise WrongAnswerError("newest")
+    if None in kept:
+        raise WrongAnswerError("the best is None: is your line there?")
+    if kept != {3, 12, 100}:
+        raise WrongAnswerError(
+            f"of the losses {losses} the smallest is that of epoch 3; beside 12 and 100 yours keeps "
+            f"{printable(_listed(kept - {12, 100}), 60)}"
+        )
+    found = what_stays({0: 0.5, 1: 0.1, 2: 0.3}, 2)
+    if is_nothing(found) or set(found) != {1, 2}:
+        raise WrongAnswerError(
+            "of epochs 0, 1 and 2, with the losses 0.5, 0.1 and 0.3, two stay: 1 and 2 are the newest, and 1 the best. "
+            f"Yours keeps {printable(_listed(found or ()), 60)}"
+        )
+
+
+def _listed(items: Iterable[Any]) -> str:
+    return ", ".join(str(item) for item in sorted(items, key=str))
+
+
+def _stays(line: str) -> str:
+    return f'''\
+def what_stays(losses, keep_n):
+    """Return the epochs whose files stay: the newest `keep_n`, and the best. `losses`: epoch -> loss, in any order."""
+    newest = sorted(losses)[-keep_n:]
+    best = {line}
+    return {{*newest, best}}
+'''
+
+
+STAYS = Exercise(
+    asks="One line is missing",
+    answer="what_stays",
+    expects="a function",
+    examine=_examine_stays,
+    misconceptions={
+        "number": Misconception(
+            says="It keeps epoch 0, whose loss is the largest: `min` of a dict goes through its keys, and these are "
+            "the epochs. Tell it by what to compare them.",
+            example=_stays("min(losses)"),
+        ),
+        "value": Misconception(
+            says="It keeps 0.2. That is the smallest loss, and a loss is no file: what is asked for is the epoch that "
+            "has it.",
+            example=_stays("min(losses.values())"),
+        ),
+        "item": Misconception(
+            says="It keeps a pair of epoch and loss. It is the right one; only its epoch belongs into the answer.",
+            example=_stays("min(losses.items(), key=lambda item: item[1])"),
+        ),
+        "newest": Misconception(
+            says="It keeps the newest two, and epoch 3 goes, the best of all. The best is to be sought among all the "
+            "files, and not among those that stay anyway.",
+            example=_stays("min(newest, key=losses.get)"),
+        ),
+    },
+    hint="`min(losses, key=…)` returns the epoch for which the function `key` gives the smallest value. Which function "
+    "gives the loss of an epoch?",
+    solution=_stays("min(losses, key=losses.get)"),
+    why="No clock, no folder, no order of a listing: what the files say decides. And as nothing is removed in here, it "
+    "can be tried on a table.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 06.4
+
+
+def _save(folder: Path, losses: Mapping[int, float], *, of: Mapping[int, str] | None = None) -> Path:
+    """Make a folder of numbered checkpoints whose times lie; `of` names the run of an epoch, if it is not "ours"."""
+    import torch
+
+    folder.mkdir()
+    for epoch, loss in losses.items():
+        path = folder / numbered_name(epoch)
+        torch.save({"epoch": epoch, "run": (of or {}).get(epoch, "ours"), "metrics": {"loss": loss}}, path)
+        os.utime(path, (1e9 - epoch, 1e9 - epoch))
+    return folder
+
+
+def _there(folder: Path) -> set[int]:
+    """Return the epochs whose files lie in a folder."""
+    return {epoch for file in folder.iterdir() if (epoch := numbered_epoch(file.name)) is not None}
+
+
+def _examine_planned(planned: Any) -> None:
+    if is_untouched(planned, _planned(*_DEED)):
+        raise NotAttemptedError
+    losses = {3: 0.4, 8: 0.2, 999: 0.5, 1000: 0.3, 1001: 0.6}
+    newest = {1000: ["newest"], 1001: ["newest"]}
+    _expect_plan(planned, _save(Path("plain"), losses), {8: ["best"], **newest}, "")
+    both = _save(Path("both"), losses | {1001: 0.1})
+    _expect_plan(planned, both, {**newest, 1001: ["best", "newest"]}, "one")
+    for nan in losses:  # `min` stays with a NaN that it meets first, and in which order it meets them is chance
+        best = min(losses.keys() - {nan}, key=lambda epoch: losses[epoch])
+        right = {epoch: [*["best"] * (epoch == best), *newest.get(epoch, ())] for epoch in losses}
+        _expect_plan(planned, _save(Path(f"nan{nan}"), losses | {nan: math.nan}), right, "nan")
+    _expect_plan(planned, _save(Path("inf"), losses | {3: -math.inf}), {8: ["best"], **newest}, "inf")
+    _expect_plan(planned, _save(Path("none"), dict.fromkeys(losses, math.nan)), newest, "nan", raised="none")
+
+
+def _expect_plan(
+    planned: Any, folder: Path, right: Mapping[int, list[str]], otherwise: str, *, raised: str = ""
+) -> None:
+    before = _there(folder)
+    try:
+        found = planned(str(folder), 2)
+    except (ValueError, TypeError) as error:
+        if raised:
+            raise WrongAnswerError(raised) from error
+        raise
+    if _there(folder) != before:
+        raise WrongAnswerError("removes")
+    if is_nothing(found):
+        raise WrongAnswerError("`planned` returned None: is `return` missing?")
+    if not isinstance(found, Mapping):
+        raise WrongAnswerError(f"expected a dict, found {printable(type(found).__name__, 60)}")
+    if any(isinstance(name, Path) or "/" in str(name) for name in found):
+        raise WrongAnswerError("paths")
+    expected = {numbered_name(epoch): sorted(right.get(epoch, ())) for epoch in before}
+    if unknown := found.keys() - expected.keys():
+        raise WrongAnswerError(f"it names {printable(repr(min(map(str, unknown))), 60)}, and there is no such file")
+    missing = expected.keys() - found.keys()
+    if missing and not any(expected[name] for name in missing):
+        raise WrongAnswerError("kept only")
+    for name in sorted(expected):
+        reasons = found.get(name)
+        if isinstance(reasons, str) or reasons is None or isinstance(reasons, bool):
+            raise WrongAnswerError(f"of {name} it says {printable(repr(reasons), 60)}; expected a list of reasons")
+        if sorted(reasons) != expected[name]:
+            says = f"of {name} it says {printable(repr(reasons), 60)}; expected {expected[name]}"
+            is_about = otherwise == "one" or ("best" in reasons) != ("best" in expected[name])
+            raise WrongAnswerError(otherwise if otherwise and is_about else says)
+
+
+def _planned(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    imports = "import math\n" if "math." in body else ""
+    return f'''\
+from pathlib import Path
+{imports}
+
+def planned(folder, keep_n):
+    """Say of each file why it stays: {{file name: ["newest", "best"]}}, an empty list if it may go. Remove nothing."""
+    files = {{path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}}
+    newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]
+    {body}
+'''
+
+
+_LOSS = 'key=lambda path: files[path]["metrics"]["loss"]'
+_DEED = (f"best = min(files, {_LOSS})", "for path in files.keys() - {*newest, best}:", "    path.unlink()")
+_FINITE = 'finite = [path for path in files if math.isfinite(files[path]["metrics"]["loss"])]'
+_BEST = f"best = min(finite, {_LOSS}, default=None)"
+_REASONS = 'return {path.name: ["newest"] * (path in newest) + ["best"] * (path == best) for path in files}'
+
+PLANNED = Exercise(
+    asks="First a plan",
+    answer="planned",
+    expects="a function",
+    examine=_examine_planned,
+    apart=True,
+    misconceptions={
+        "removes": Misconception(
+            says="It makes a plan, and still removes files. Whoever reads the plan then has nothing left to decide. "
+            "Leave the deed to another function.",
+            example=_planned(_FINITE, _BEST, *_DEED[1:], _REASONS),
+        ),
+        "kept only": Misconception(
+            says="It says nothing of the files that may go. These are the ones that somebody wants to read about "
+            "before they are gone: name every file, with an empty list if nothing speaks for it.",
+            example=_planned(_FINITE, _BEST, f"{_REASONS[:-1]} if path in newest or path == best}}"),
+        ),
+        "paths": Misconception(
+            says="It names paths. A plan that somebody reads, or prints, or compares with another one had better name "
+            "files: `path.name`.",
+            example=_planned(_FINITE, _BEST, _REASONS.replace("path.name", "path")),
+        ),
+        "one": Misconception(
+            says="The newest file was also the best, and your plan gives one reason. Both count: whoever next year "
+            "turns “newest” down must see that the file stays all the same.",
+            example=_planned(
+                _FINITE,
+                _BEST,
+                'plan = {path.name: ["newest"] if path in newest else [] for path in files}',
+                "if best:",
+                '    plan[best.name] = ["best"]',
+                "return plan",
+            ),
+        ),
+        "nan": Misconception(
+            says="One loss was NaN, and your plan takes that file for the best, or lets the best go. NaN is never "
+            "larger and never smaller: where `min` meets it first, it stays with it (lesson 02). Compare finite losses "
+            "only.",
+            example=_planned(_DEED[0], _REASONS),
+        ),
+        "inf": Misconception(
+            says="NaN is out, and minus infinity is your best. No loss is that good: such a run has diverged as well. "
+            "`math.isfinite` says no to both.",
+            example=_planned(_FINITE.replace("math.isfinite", "not math.isnan"), _BEST, _REASONS),
+        ),
+        "none": Misconception(
+            says="Every loss was NaN, and it raises an error: `min` of nothing. There is no best then, and the newest "
+            "stay. `min` takes a `default`.",
+            example=_planned(_FINITE, _BEST.replace(", default=None", ""), _REASONS),
+        ),
+    },
+    hint="Take the losses that `math.isfinite` accepts, and give `min` a `default=None`. Then one entry a file: "
+    '`["newest"] * (path in newest)` is a list with the word or an empty one.',
+    solution=_planned(_FINITE, _BEST, _REASONS),
+    why="Now it can be read before it is done, tested without a disk at stake, and done by three lines that decide "
+    "nothing. `plan_retention` is this function, with more rules.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 06.5
+
+
+def _examine_clean_up(clean_up: Any) -> None:
+    if is_untouched(clean_up, _clean_up(*_NAIVE)):
+        raise NotAttemptedError
+    _expect_left(clean_up, _save(Path("plain"), {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.6}), {1, 3, 4})
+
+    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.1, 6: 0.1}
+    torn = _save(Path("torn"), losses)
+    os.truncate(torn / numbered_name(4), 0)
+    for epoch in (5, 6):
+        os.truncate(torn / numbered_name(epoch), (torn / numbered_name(epoch)).stat().st_size // 2)
+    left = _left(clean_up, torn, raised="raises")
+    if not {4, 5, 6} <= left:
+        raise WrongAnswerError("torn")
+    if not {2, 3} <= left:
+        raise WrongAnswerError("counted")
+    _expect(left, {1, 2, 3, 4, 5, 6}, "three torn files among seven, where epoch 1 is the best")
+
+    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.05, 6: 0.6, 7: 0.3}
+    theirs = {4: "theirs", 5: "theirs", 7: "theirs"}
+    left = _left(clean_up, _save(Path("two"), losses, of=theirs))
+    if not theirs.keys() <= left:
+        raise WrongAnswerError("theirs")
+    if not {3, 6} <= left:
+        raise WrongAnswerError("their newest")
+    if 1 not in left:
+        raise WrongAnswerError("their best")
+    _expect(left, {1, 3, 4, 5, 6, 7}, "two runs in one folder, ours with the epochs 0, 1, 2, 3 and 6")
+
+    nobody = _save(Path("nobody"), {4: 0.1, 5: 0.2}, of=theirs)
+    _expect(_left(clean_up, nobody, raised="nothing"), {4, 5}, "a folder without a file of our run")
+
+
+def _left(clean_up: Any, folder: Path, *, raised: str = "") -> set[int]:
+    try:
+        clean_up(str(folder), "ours", 2)
+    except Exception as error:
+        if raised:
+            raise WrongAnswerError(raised) from error
+        raise
+    return _there(folder)
+
+
+def _expect_left(clean_up: Any, folder: Path, right: set[int]) -> None:
+    _expect(_left(clean_up, folder), right, "five files of one run, where epoch 1 is the best")
+
+
+def _expect(left: set[int], right: set[int], what: str) -> None:
+    if left != right:
+        are = _listed(left) or "none"
+        raise WrongAnswerError(f"{what}, and the newest two are to stay: left were {are}; expected {_listed(right)}")
+
+
+def _clean_up(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    return f'''\
+from pathlib import Path
+
+
+def clean_up(folder, run, keep_n):
+    """Of the files of `run` keep the newest `keep_n` sound ones and the best, remove the others, touch nothing else."""
+    {body}
+'''
+
+
+_NAIVE = (
+    'files = {path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}',
+    'newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]',
+    *_DEED,
+)
+_READ = (
+    "files = {}",
+    'for path in Path(folder).glob("checkpoint_epoch_*.pth"):',
+    "    try:",
+    "        checkpoint = torch.load(path)",
+    "    except Exception:",
+    "        continue  # torn: nobody knows whose it is",
+    '    if checkpoint["run"] == run:',
+    "        files[path] = checkpoint",
+)
+_KEEP = (_NAIVE[1], f"best = min(files, {_LOSS}, default=None)", *_DEED[1:])
+
+CLEAN_UP = Exercise(
+    asks="A night with a full disk",
+    answer="clean_up",
+    expects="a function",
+    examine=_examine_clean_up,
+    apart=True,
+    misconceptions={
+        "raises": Misconception(
+            says="A torn file makes `torch.load` raise an error, and the cleanup ends there. Pass over what cannot be "
+            "loaded, whatever the error is (an empty file raises another one than half a file).",
+            example=_clean_up(*_READ[:2], "    checkpoint = torch.load(path)", *_READ[6:], *_KEEP),
+        ),
+        "torn": Misconception(
+            says="It removes the torn files. Whose they are nobody can read any more, and a file that cannot be judged "
+            "is not for a cleanup to remove: somebody may still want to look at it.",
+            example=_clean_up(
+                *(line.replace("continue", "path.unlink()") for line in _READ[:6]),
+                "        continue",
+                *_READ[6:],
+                *_KEEP,
+            ),
+        ),
+        "counted": Misconception(
+            says="The torn files count as the newest, so the sound ones before them went. When the run starts again it "
+            "has to go back all the way to the best. Only what can be loaded counts.",
+            example=_clean_up(
+                *_READ[:5],
+                '        checkpoint = {"epoch": int(path.stem[17:]), "metrics": {"loss": float("inf")}, "run": run}',
+                *_READ[6:],
+                _KEEP[0],
+                _KEEP[1],
+                'torn = {path for path in files if files[path]["metrics"]["loss"] == float("inf")}',
+                "for path in files.keys() - {*newest, best, *torn}:",
+                "    path.unlink()",
+            ),
+        ),
+        "theirs": Misconception(
+            says="It removes files of the other run. Its owner sees in the morning that they are gone, and not why. "
+            'Each file says whose it is: `checkpoint["run"]`.',
+            example=_clean_up(*_READ[:6], "    files[path] = checkpoint", *_KEEP),
+        ),
+        "their newest": Misconception(
+            says="The other run's files stay, but they count: two of its epochs are further than ours, so our newest "
+            "went. That is what happened to `checkpoint-100`. Choose among the files of one run only.",
+            example=_clean_up(
+                *_READ[:6],
+                "    files[path] = checkpoint",
+                *_KEEP[:2],
+                "for path in files.keys() - {*newest, best}:",
+                '    if files[path]["run"] == run:',
+                "        path.unlink()",
+            ),
+        ),
+        "their best": Misconception(
+            says="The other run has a smaller loss, so our best went. Whether two losses can be compared at all only "
+            "their runs know: choose among the files of one.",
+            example=_clean_up(
+                *_READ[:6],
+                "    files[path] = checkpoint",
+                f"best = min(files, {_LOSS}, default=None)",
+                'files = {path: files[path] for path in files if files[path]["run"] == run}',
+                _KEEP[0],
+                *_DEED[1:],
+            ),
+        ),
+        "nothing": Misconception(
+            says="In a folder without a file of our run it raises an error: `min` of nothing. There is nothing to "
+            "remove then. `min` takes a `default`.",
+            example=_clean_up(*_READ, _KEEP[0], *_DEED),
+        ),
+    },
+    hint="Fill `files` in a loop: `try` to load, `continue` where that fails, take what is of this `run`. The other "
+    "lines stay; `min` gets a `default=None`.",
+    solution=_clean_up(*_READ, *_KEEP),
+    why="What cannot be read, and what is of others, neither counts nor goes. `list_checkpoints` asks each file whose "
+    "it is, and `cleanup_old_checkpoints` compares the checksums as well: a file can be loaded and still be damaged "
+    "(lesson 08).",
+)
+
+
+LESSON = Lesson(
+    prediction="06.2",
+    questions={"06.1": FORGOTTEN, "06.2": PREDICTION, "06.3": STAYS, "06.4": PLANNED, "06.5": CLEAN_UP},
+)

@@ -1,0 +1,581 @@
+"""Lesson 05: what a kill costs, how often to save, and how to save while the training goes on."""
+
+from __future__ import annotations
+
+import copy
+import numbers
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from koemorph_tutorial.records import CheckpointSettings
+from koemorph_tutorial.teaching.lessons import (
+    Choice,
+    Exercise,
+    Lesson,
+    Misconception,
+    NotAttemptedError,
+    Option,
+    WrongAnswerError,
+)
+from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched, same
+from koemorph_tutorial.text import printable
+
+# ------------------------------------------------------------------------------------------------ 05.1 and 05.2
+
+GOES_ON = Choice(
+    asks="With which epoch does the run go on?",
+    options={
+        "a": Option(
+            text="10: that is the epoch in the newest file.",
+            reply="That is the epoch that the file ends: it is done, and the next one begins. The recipe repeats it, "
+            "which was the first hole of lesson 03.",
+        ),
+        "b": Option(
+            text="11: epoch 10 is done, and of what came after it no file knows.",
+            reply="And so 11 and 12 are trained a second time, though they were finished. What that costs, and what "
+            "to pay against it, is this lesson.",
+        ),
+        "c": Option(
+            text="13: that is where it was stopped.",
+            reply="Nobody told the disk. A run that comes back knows what is in its files, and the newest of them ends "
+            "with epoch 10: 11 and 12 are gone as well.",
+        ),
+    },
+    right="b",
+)
+
+PREDICTION = Choice(
+    asks="Which epochs have to be trained again?",
+    options={
+        "a": Option(
+            text="Only epoch 13, which was under way: all that came before it is in the file.",
+            reply="The file holds the whole state of the run, and that of an early epoch: the best. What came after "
+            "it was not better, so it was not saved.",
+        ),
+        "b": Option(
+            text="Epoch 13 and one or two before it: while a network learns, a new best is never far.",
+            reply="At first each epoch is a new best. Then they become rare, and the longer a run lasts, the rarer: "
+            "most of its epochs are not its best. And it is the long run that has much to lose.",
+        ),
+        "c": Option(
+            text="Ten or more: since the best epoch nothing was saved.",
+            reply="The best model is safe, the run is not. For whoever wants to use the network that may be enough. "
+            "Whoever wants to train on has lost nearly everything.",
+        ),
+    },
+    right="c",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 05.3
+
+
+def _again(epoch: int, save_freq: int) -> int:
+    return (epoch - 1) % save_freq + 1
+
+
+_TAKEN_FOR: Mapping[str, Callable[[int, int], float]] = {
+    "due already": lambda epoch, save_freq: epoch % save_freq,
+    "finished": lambda epoch, save_freq: (epoch - 1) % save_freq,
+    "at worst": lambda epoch, save_freq: save_freq,
+    "on average": lambda epoch, save_freq: save_freq / 2,
+    "from 1": lambda epoch, save_freq: epoch % save_freq + 1,
+    "newest": lambda epoch, save_freq: (epoch - 1) // save_freq * save_freq,
+    "next": lambda epoch, save_freq: (epoch - 1) // save_freq * save_freq + 1,
+}
+
+
+def _examine_again(trained_again: Any) -> None:
+    if is_untouched(trained_again, _counted("return None  # your line")):
+        raise NotAttemptedError
+    kills = [(epoch, save_freq) for save_freq in (5, 3, 1, 2, 7) for epoch in (13, *range(1, 31))]
+    said = {kill: trained_again(*kill) for kill in kills}
+    for answer in said.values():
+        if is_nothing(answer):
+            raise WrongAnswerError("`trained_again` returned None: is `return` missing?")
+        if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
+            raise WrongAnswerError(f"expected a number of epochs, found {printable(repr(answer), 60)}")
+    for name, wrong in _TAKEN_FOR.items():
+        if all(answer == wrong(*kill) for kill, answer in said.items()):
+            raise WrongAnswerError(name)
+    for (epoch, save_freq), answer in said.items():
+        if answer != _again(epoch, save_freq):
+            newest = epoch - _again(epoch, save_freq)
+            raise WrongAnswerError(
+                f"Killed in epoch {epoch} with `save_freq={save_freq}` it says {answer:g}. The newest file ends epoch "
+                f"{newest}, so the run goes on with {newest + 1} and comes to the end of {epoch} after "
+                f"{epoch - newest} epoch{'s' * (epoch - newest != 1)}."
+            )
+
+
+def _counted(line: str) -> str:
+    return f'''\
+def trained_again(epoch, save_freq):
+    """Return how many epochs a kill in the middle of `epoch` costs, this one included."""
+    {line}
+'''
+
+
+AGAIN = Exercise(
+    asks="What a kill costs",
+    answer="trained_again",
+    expects="a function",
+    examine=_examine_again,
+    misconceptions={
+        "due already": Misconception(
+            says="Nearly. In the middle of epoch 10, with `save_freq=5`, it says that nothing is lost: epoch 10 is "
+            "due, but it has not ended. The newest file ends epoch 5, so 6 to 10 are trained again: five.",
+            example=_counted("return epoch % save_freq"),
+        ),
+        "finished": Misconception(
+            says="You count the epochs that were finished and not saved. The one under way has to be trained again, "
+            "too: one more.",
+            example=_counted("return (epoch - 1) % save_freq"),
+        ),
+        "at worst": Misconception(
+            says="That is the worst that can happen. In the middle of epoch 11, with `save_freq=5`, epoch 10 has just "
+            "been saved, and only one epoch is lost.",
+            example=_counted("return save_freq"),
+        ),
+        "on average": Misconception(
+            says="About that is lost on average, over many kills. Asked for is what this kill costs: in the middle of "
+            "epoch 11, with `save_freq=5`, it is one epoch, in the middle of 15 it is five.",
+            example=_counted("return save_freq / 2"),
+        ),
+        "from 1": Misconception(
+            says="You count epochs from 1, and so yours saves after 4, 9, 14. Counted from 0 the first epoch that is "
+            "due is 0, then 5, then 10.",
+            example=_counted("return epoch % save_freq + 1"),
+        ),
+        "newest": Misconception(
+            says="That is the number of the newest file. Asked for is how far it is from there to the end of the epoch "
+            "that was hit.",
+            example=_counted("return (epoch - 1) // save_freq * save_freq"),
+        ),
+        "next": Misconception(
+            says="That is the epoch with which the run goes on. Asked for is how many there are from it to the one "
+            "that was hit, both included.",
+            example=_counted("return (epoch - 1) // save_freq * save_freq + 1"),
+        ),
+    },
+    hint="In the middle of `epoch` the last one that has ended is `epoch - 1`. How many epochs after one that is due "
+    "is that? `%` says it. And the one under way comes on top.",
+    solution=_counted("return (epoch - 1) % save_freq + 1"),
+    why="From one epoch to all `save_freq`, half of them on average. That average is what the valley is made of: "
+    "whoever doubles the interval loses twice as much with each kill.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 05.4
+
+_SETTINGS = [field.name for field in fields(CheckpointSettings)]
+
+
+def _examine_setting(setting_for: Any) -> None:
+    if is_untouched(setting_for, _setting('return {"save_freq": int(interval_seconds / epoch_seconds)}')):
+        raise NotAttemptedError
+    for interval, epoch in ((1800, 60), (1800, 600), (3600, 1700)):
+        _compare(setting_for, interval, epoch)
+    for interval, epoch in ((1800, 7200), (900, 86400), (1800, 3700)):
+        _compare(setting_for, interval, epoch)
+
+
+def _compare(setting_for: Any, interval: int, epoch: int) -> None:
+    answer = _asked(setting_for, interval, epoch)
+    case = (
+        f"With an interval of {_time(interval)} and epochs of {_time(epoch)} it returns {printable(repr(answer), 60)}"
+    )
+    try:
+        settings = CheckpointSettings(**answer)
+    except (TypeError, ValueError) as error:
+        if answer.get("save_freq") == 0:
+            raise WrongAnswerError("zero") from error
+        if isinstance(answer.get("save_freq"), float):
+            raise WrongAnswerError("float") from error
+        raise WrongAnswerError(f"{case}, which the manager refuses: {first_line(error)}") from error
+    apart: float = settings.save_freq * epoch  # seconds of work between two saves
+    if settings.every_minutes is not None:
+        apart = min(apart, settings.every_minutes * 60)
+    if interval / 2 <= apart <= 2 * interval:
+        return
+    if settings.every_minutes == interval:
+        raise WrongAnswerError("seconds")
+    if epoch < interval:
+        if "save_freq" not in answer:
+            raise WrongAnswerError("always minutes")
+        if settings.save_freq == round(interval / 60):
+            raise WrongAnswerError("minutes")
+        turned = setting_for(1800, 7200)
+        if isinstance(turned, dict) and turned.get("save_freq") == 4:
+            raise WrongAnswerError("upside down")
+    elif apart == epoch:
+        raise WrongAnswerError("at least one")
+    raise WrongAnswerError(f"{case}: that is a save after every {_time(apart)} of work.")
+
+
+def _asked(setting_for: Any, interval: int, epoch: int) -> dict[str, Any]:
+    answer = setting_for(interval, epoch)
+    if is_nothing(answer):
+        raise WrongAnswerError("`setting_for` returned None: is `return` missing on one way?")
+    if not isinstance(answer, dict) or not all(name in _SETTINGS for name in answer):
+        found = printable(repr(answer), 60)
+        raise WrongAnswerError(f'expected {{"save_freq": …}} or {{"every_minutes": …}}, found {found}')
+    return answer
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:g} minute{'s' * (minutes != 1)}" if minutes < 120 else f"{minutes / 60:g} hours"
+
+
+def _setting(*lines: str) -> str:
+    body = "\n    ".join(lines)
+    return f'''\
+def setting_for(interval_seconds, epoch_seconds):
+    """Return the setting of the manager that fits: {{"save_freq": …}} or {{"every_minutes": …}}."""
+    {body}
+'''
+
+
+_LONG = "if epoch_seconds > interval_seconds:"
+_MINUTES = '    return {"every_minutes": interval_seconds / 60}'
+
+SETTING = Exercise(
+    asks="From seconds to a setting",
+    answer="setting_for",
+    expects="a function",
+    examine=_examine_setting,
+    misconceptions={
+        "zero": Misconception(
+            says="For an epoch that is longer than the interval it still says `save_freq` 0, which the manager "
+            "refuses: no whole number of such epochs is short enough.",
+            example=_setting('return {"save_freq": interval_seconds // epoch_seconds}'),
+        ),
+        "at least one": Misconception(
+            says="The manager takes that. But with epochs of 2 hours it saves every 2 hours, where 30 minutes were "
+            "advised: a kill costs four times as much. A long epoch has to be saved inside.",
+            example=_setting('return {"save_freq": max(1, int(interval_seconds / epoch_seconds))}'),
+        ),
+        "always minutes": Misconception(
+            says="Right for long epochs. For short ones `save_freq` is in force as well, and where you say nothing it "
+            "is 5: with epochs of a minute that is a save every 5 minutes, where 30 were advised. Whole epochs need no "
+            "more than `save_freq`.",
+            example=_setting('return {"every_minutes": interval_seconds / 60}'),
+        ),
+        "seconds": Misconception(
+            says="Right, but for a unit: you were given seconds, and `every_minutes` counts minutes. So it saves 60 "
+            "times too rarely.",
+            example=_setting(
+                _LONG,
+                '    return {"every_minutes": interval_seconds}',
+                'return {"save_freq": round(interval_seconds / epoch_seconds)}',
+            ),
+        ),
+        "minutes": Misconception(
+            says="You put the minutes of the interval into `save_freq`, which counts epochs. With epochs of a minute "
+            "that is the same; with epochs of ten it saves ten times too rarely.",
+            example=_setting(_LONG, _MINUTES, 'return {"save_freq": round(interval_seconds / 60)}'),
+        ),
+        "float": Misconception(
+            says="`save_freq` is a whole number of epochs, and `/` makes a float even of whole numbers: the manager "
+            "refuses it. `round` or `int` makes a whole one.",
+            example=_setting(_LONG, _MINUTES, 'return {"save_freq": interval_seconds / epoch_seconds}'),
+        ),
+        "upside down": Misconception(
+            says="Upside down: the longer an epoch, the more of them lie between two saves of yours. How many epochs "
+            "fit into the interval?",
+            example=_setting('return {"save_freq": max(1, round(epoch_seconds / interval_seconds))}'),
+        ),
+    },
+    hint="First ask whether an epoch is longer than the interval. If it is, no `save_freq` is small enough: return "
+    '`{"every_minutes": …}`. It wants minutes.',
+    solution=_setting(_LONG, _MINUTES, 'return {"save_freq": round(interval_seconds / epoch_seconds)}'),
+    why="Time is what a kill takes, so time is what an interval is made of. Look at it again when your epochs grow: "
+    "`save_freq` does not. (Inside an epoch the manager wants a `ResumableLoader`, lesson 03, or it could not go on "
+    "exactly.)",
+)
+
+
+# ------------------------------------------------------------------------------------------------ 05.5
+
+_SLOW = 0.3  # seconds
+
+
+class _Disk:
+    """A disk behind `torch.save`: slow, or full; it notes what is written to it at a time, and by whom."""
+
+    def __init__(self, *, held: bool = False, slow: int = 0, full: int = 0) -> None:
+        self.opened = threading.Event()
+        self.in_front = False  # somebody waited for it
+        self.overlapping = False
+        self._held, self._slow, self._full = held, slow, full
+        self._asking = threading.current_thread()
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        import torch
+
+        self._save = torch.save
+        self._hook, threading.excepthook = threading.excepthook, lambda _: None  # what a thread raises is looked for
+        torch.save = self._write  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import torch
+
+        torch.save, threading.excepthook = self._save, self._hook
+
+    def _write(self, state: Any, target: Any, *more: Any, **options: Any) -> None:
+        if not isinstance(target, (str, Path)):  # into memory, or into a file that somebody has opened
+            self._save(state, target, *more, **options)
+            return
+        self.in_front |= threading.current_thread() is self._asking
+        with self._lock:
+            self._busy += 1
+            self.overlapping |= self._busy > 1
+            self._slow, is_slow = self._slow - 1, self._slow > 0
+            self._full, is_full = self._full - 1, self._full > 0
+        try:
+            if self._held and not self.opened.wait(_SLOW):
+                self.in_front = True
+            if is_slow:
+                time.sleep(_SLOW)
+            if is_full:
+                raise OSError(28, "No space left on device")
+            self._save(state, target, *more, **options)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
+def _state(epoch: int) -> dict[str, Any]:
+    import torch
+
+    moments = {"exp_avg": torch.full((1000,), float(epoch))}
+    return {
+        "epoch": epoch,
+        "model": {"weight": torch.full((1000,), float(epoch))},
+        "optimizer": {"state": {0: moments}},
+    }
+
+
+def _examine_saver(saver: Any) -> None:
+    if is_untouched(saver, _SAVER_STUB):
+        raise NotAttemptedError
+    _wait(saver(), "early")
+    _stores_what_it_was_given(saver())
+    _keeps_the_order(saver())
+    _says_what_went_wrong(saver)
+
+
+def _wait(saver: Any, otherwise: str) -> None:
+    try:
+        saver.wait()
+    except Exception as error:
+        raise WrongAnswerError(otherwise) from error
+
+
+def _stores_what_it_was_given(saver: Any) -> None:
+    state = _state(3)
+    wanted = copy.deepcopy(state)
+    with _Disk(held=True) as disk:
+        saver.save(state, "given.pth")
+        if disk.in_front:
+            raise WrongAnswerError("in front")
+        state["model"]["weight"] += 1
+        state["optimizer"]["state"][0]["exp_avg"] += 1
+        disk.opened.set()
+        saver.wait()
+    stored = _stored("given.pth")
+    if not same(stored, wanted):
+        raise WrongAnswerError("shallow" if same(stored["model"], wanted["model"]) else "live")
+
+
+def _keeps_the_order(saver: Any) -> None:
+    with _Disk(slow=1) as disk:
+        saver.save(_state(4), "order.pth")
+        saver.save(_state(5), "order.pth")
+        saver.wait()
+        time.sleep(1.5 * _SLOW if disk.overlapping else 0)
+    if disk.overlapping or _stored("order.pth")["epoch"] != 5:
+        raise WrongAnswerError("overtaken")
+
+
+def _says_what_went_wrong(new_saver: Any) -> None:
+    saver = new_saver()
+    with _Disk(full=1):
+        saver.save(_state(6), "full.pth")
+        if not _raises(saver.wait):
+            raise WrongAnswerError("silent")
+        if _raises(lambda: saver.save(_state(7), "full.pth")) or _raises(saver.wait):
+            raise WrongAnswerError("for ever")
+    if _stored("full.pth")["epoch"] != 7:
+        raise WrongAnswerError("after a save that failed, the next one is not stored")
+    saver = new_saver()
+    with _Disk(full=1):
+        saver.save(_state(8), "next.pth")
+        if not _raises(lambda: saver.save(_state(9), "next.pth")) and not _raises(saver.wait):
+            raise WrongAnswerError("forgotten")
+
+
+def _raises(function: Callable[[], object]) -> bool:
+    try:
+        function()
+    except Exception:
+        return True
+    return False
+
+
+def _stored(path: str) -> dict[str, Any]:
+    import torch
+
+    try:
+        stored = torch.load(path)
+    except FileNotFoundError as error:
+        raise WrongAnswerError(
+            "after `wait` there is no file: does it wait for the thread, and does that save?"
+        ) from error
+    except Exception as error:
+        raise WrongAnswerError(f"after `wait` the file cannot be loaded: {first_line(error)}") from error
+    if not isinstance(stored, dict) or list(stored) != list(_state(0)):
+        raise WrongAnswerError("what is stored is not the state that was handed over")
+    return stored
+
+
+def _saver(*methods: str, imports: str = "from threading import Thread") -> str:
+    body = "\n\n".join("    " + method.replace("\n", "\n    ") for method in methods)
+    return f'''\
+{imports}
+
+
+class Saver:
+    """Saves in a thread: `save` returns at once; after `wait` the file is there."""
+
+{body}
+'''
+
+
+_START = """\
+def save(self, state, path):
+    self.thread = Thread(target=torch.save, args=(state, path))
+    self.thread.start()"""
+_JOIN = """\
+def wait(self):
+    self.thread.join()"""
+_SAVER_STUB = _saver(_START, _JOIN)
+
+_COPY = "from threading import Thread\nfrom copy import deepcopy"
+_BEGIN = """\
+def __init__(self):
+    self.thread = self.error = None"""
+_SAVE = """\
+def save(self, state, path):
+    self.wait()
+    self.thread = Thread(target=self.write, args=(deepcopy(state), path))
+    self.thread.start()"""
+_WRITE = """\
+def write(self, state, path):
+    try:
+        torch.save(state, path)
+    except Exception as error:
+        self.error = error"""
+_WAIT = """\
+def wait(self):
+    if self.thread:
+        self.thread.join()
+    error, self.error = self.error, None
+    if error:
+        raise error"""
+
+SAVER = Exercise(
+    asks="In the background, whatever happens",
+    answer="Saver",
+    expects="a class",
+    examine=_examine_saver,
+    apart=True,
+    misconceptions={
+        "early": Misconception(
+            says="`wait` fails where nothing was ever saved: there is no thread yet. Begin with None, and wait only "
+            "for one that there is.",
+            example=_saver(_SAVE.replace("    self.wait()\n", ""), _WRITE, _JOIN, imports=_COPY),
+        ),
+        "live": Misconception(
+            says="While the thread was writing, training went on, and the file holds a weight of afterwards. The state "
+            "that you are given shares its memory with the network: copy it before `save` returns.",
+            example=_saver(_BEGIN, _SAVE.replace("deepcopy(state)", "dict(state)"), _WRITE, _WAIT, imports=_COPY),
+        ),
+        "shallow": Misconception(
+            says="The weights are those of the call, the optimizer's memory is not: it lies deeper, in dicts within "
+            "dicts. `copy.deepcopy` goes all the way down.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("deepcopy(state)", 'state | {"model": deepcopy(state["model"])}'),
+                _WRITE,
+                _WAIT,
+                imports=_COPY,
+            ),
+        ),
+        "in front": Misconception(
+            says="Safe, but no longer in the background: `save` returned only when the disk was done, and the training "
+            "stood still. Only the copy has to be ready before it returns.",
+            example=_saver(_BEGIN, f"{_SAVE}\n    self.wait()", _WRITE, _WAIT, imports=_COPY),
+        ),
+        "overtaken": Misconception(
+            says="The disk was slow, a second save came, and two threads wrote at a time: then the older state can end "
+            "on top. Let a save wait for the one before it.",
+            example=_saver(_BEGIN, _SAVE.replace("    self.wait()\n", ""), _WRITE, _WAIT, imports=_COPY),
+        ),
+        "silent": Misconception(
+            says="The disk was full, nothing was saved, and nobody was told: what is raised in a thread does not reach "
+            "the one who started it. Catch it there, keep it, raise it in `wait`.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("self.write", "torch.save"),
+                _WAIT.partition("    error,")[0].rstrip(),
+                imports=_COPY,
+            ),
+        ),
+        "for ever": Misconception(
+            says="The disk was full once. Somebody has tidied up, and the old error is raised again: so this run will "
+            "never save any more. Forget an error once it is raised.",
+            example=_saver(
+                _BEGIN,
+                _SAVE,
+                _WRITE,
+                _WAIT.replace("error, self.error = self.error, None", "error = self.error"),
+                imports=_COPY,
+            ),
+        ),
+        "forgotten": Misconception(
+            says="A save fails, the next one comes before anybody called `wait`, and the error is forgotten. Let "
+            "`save` raise it.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("self.wait()", "self.thread and self.thread.join()\n    self.error = None"),
+                _WRITE,
+                _WAIT,
+                imports=_COPY,
+            ),
+        ),
+    },
+    hint="Three things. Hand the thread `copy.deepcopy(state)`. Let the thread run a method of yours that catches what "
+    "`torch.save` raises and keeps it. And let `save` begin with `self.wait()`, which joins the thread if there is "
+    "one, and raises what was kept, once.",
+    solution=_saver(_BEGIN, _SAVE, _WRITE, _WAIT, imports=_COPY),
+    why="Copy, one at a time, and no error lost: that is what `background=True` does. It also writes the file whole "
+    "(lesson 02), and uses the memory of one copy for the next.",
+)
+
+
+LESSON = Lesson(
+    prediction="05.2",
+    questions={"05.1": GOES_ON, "05.2": PREDICTION, "05.3": AGAIN, "05.4": SETTING, "05.5": SAVER},
+)

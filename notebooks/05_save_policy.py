@@ -1,0 +1,291 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · How often to save
+#
+# **Promise:** after this lesson you know what a kill will cost you, what it costs to fear it, and the interval at which the two together cost least.
+#
+# You will be able to
+# - say what a rule of saving loses when a kill comes;
+# - compute how often to save from two numbers;
+# - save in the background, so that training hardly notices.
+#
+# About 15 minutes to read, 20 to practise. [Lesson 02](02_storage.ipynb) brought one file to the disk whole, [lesson 03](03_resume.ipynb) brought a run back from it. How old may that file be? This is part 6 of [the recipe](01_state.ipynb), how often to save.
+#
+# **日本語:** チェックポイントは、どのくらいの間隔で保存すればよいでしょうか。このレッスンでは、学習を本当に強制終了し、保存の規則ごとに何エポックが失われるのかを予想して確かめます。最後に、マシンが何度も取り上げられるゲームで、最適な間隔を求める公式に挑みます。
+#
+# Back to lesson 03 first. In the folder of a run lie the numbered files of epochs 0, 5 and 10. It saves nothing else, and was killed in the middle of epoch 13. **With which epoch does it go on?**
+#
+# - a) 10: that is the epoch in the newest file.
+# - b) 11: epoch 10 is done, and of what came after it no file knows.
+# - c) 13: that is where it was stopped.
+
+# %%
+from koemorph_tutorial.teaching import check, predict, reveal, setup, show
+
+setup()
+check("05.1", None)  # "a", "b" or "c" in place of None
+
+# %% [markdown]
+# ## Predict: only the best
+#
+# The disk is small, and only the best model is wanted. So a run saves (network, optimizer, everything) after an epoch whose loss is a new best, and not otherwise. It has 14 epochs, 0 to 13. In the middle of the last one the machine is taken away; the run goes on from its newest file. **Which epochs have to be trained again?**
+#
+# - a) Only epoch 13, which was under way: all that came before it is in the file.
+# - b) Epoch 13 and one or two before it: while a network learns, a new best is never far.
+# - c) Ten or more: since the best epoch nothing was saved.
+
+# %%
+predict("05.2", None)
+
+# %% [markdown]
+# ## Break: three rules, three kills
+#
+# The recipe has three answers. Its training saves after **each epoch**. Its setting `save_best_only` saves **only the best**. And its **part 6** has a rule for whoever wants a bit of both: every fifth epoch, a new best, and some milestones. Each of the three now drives the small run of lesson 03, in a copy of this process ([`killed`](../koemorph_tutorial/teaching/preemptions.py)), and in epoch 13 comes a real SIGKILL.
+
+# %%
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import torch
+
+from koemorph_tutorial.teaching import amnesia, preemptions
+
+
+def each_epoch(epoch, metrics, best):
+    return True
+
+
+def only_the_best(epoch, metrics, best):
+    return metrics["loss"] < best
+
+
+def part_6(epoch, metrics, best):
+    is_better = metrics.get("val_loss", float("inf")) < best
+    return epoch % 5 == 0 or is_better or epoch in [10, 25, 50, 100, 200]
+
+
+def train(run, folder, is_due):
+    shutil.rmtree(folder, ignore_errors=True)  # of this cell, run before
+    os.mkdir(folder)
+    best = float("inf")
+    for epoch in range(14):
+        run.train_epoch()
+        if epoch == 13:
+            os.kill(os.getpid(), signal.SIGKILL)  # the machine is taken away
+        metrics = {"loss": run.validate()}
+        if is_due(epoch, metrics, best):
+            states = {"model_state_dict": run.model.state_dict(), "optimizer_state_dict": run.optimizer.state_dict()}
+            torch.save({"epoch": epoch, **states}, f"{folder}/checkpoint_epoch_{epoch:03d}.pth")
+        best = min(best, metrics["loss"])
+
+
+def cost(is_due):
+    folder = Path(is_due.__name__)
+    assert preemptions.killed(train, amnesia.SmallRun(), folder, is_due)
+    files = sorted(folder.iterdir())
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    epochs = [torch.load(file)["epoch"] for file in files]
+    print(f"{folder.name:14}{megabytes:3.0f} MB, to train again: {13 - epochs[-1]:2}; saved after", *epochs)
+    return 13 - epochs[-1]
+
+
+again = {rule: cost(rule) for rule in (each_epoch, only_the_best, part_6)}
+
+# %%
+lost = again[only_the_best]
+reveal("05.2", happened="a" if lost == 1 else "c" if lost >= 10 else "b")
+
+# %% [markdown]
+# **Only the best** lost the run. That its best came as early as epoch 1 is luck: the seed was chosen for lesson 03. That a new best becomes rare is not. **Each epoch** lost least and wrote most: here a few megabytes; a network of a billion weights, with AdamW, writes 12 GB each time, and training waits.
+#
+# **Part 6** looks like the happy medium. But look at its epochs: the best, epoch 1, is not among them. The rule asks for `val_loss`, and the recipe's metric is called `loss`. So `get` answers “infinite”, and infinite is never better.
+#
+# > **Trap.** A misspelt name with a default raises no error. It is a rule that never comes true.
+#
+# ## Why: two costs, one valley
+#
+# A save holds the training up. A kill takes what was done since the last save, half an interval on average. Save more often, and you pay more of the one and less of the other. Below, 24 hours of work on rented machines, which are cheap because they may be taken away at any moment (**preempted**). Another is there at once.
+
+# %%
+show(*preemptions.cost_curve())
+
+# %% [markdown]
+# The bottom of the valley needs no simulation. It lies near
+#
+# $$\text{interval} = \sqrt{2 \times \text{time of a save} \times \text{time between two kills}}$$
+#
+# ([Young 1974](https://doi.org/10.1145/361147.361115), for mainframes; the curve is that of [Daly 2006](https://doi.org/10.1016/j.future.2004.11.016)). Here √(2 × 2 × 240) is 31 minutes. Mind the root: machines that live a quarter as long want saves twice as often. And the valley is wide. Whoever is wrong by a factor of two about those machines pays one per cent.
+#
+# It happens to experts. nnU-Net saves every 50 epochs. For somebody whose epochs took half an hour that was [27 hours of work at risk](https://github.com/MIC-DKFZ/nnUNet/issues/2563), in 2024. DeepChem sat on the other side: for one data set [it spent more time saving than computing](https://github.com/deepchem/deepchem/issues/458), in 2017.
+#
+# ## Repair: ask when, and say why
+#
+# By hand it is part 6 with another return value: the reasons. And a metric that is missing is an error.
+
+
+# %%
+def due(epoch, metrics, best, save_freq=5, milestones=(7,)):
+    reasons = [f"every {save_freq} epochs"] * (epoch % save_freq == 0)
+    reasons += ["a milestone"] * (epoch in milestones)
+    reasons += ["a new best"] * (metrics["loss"] < best)
+    return reasons  # an empty list counts as False
+
+
+again[due] = cost(due)
+
+# %% [markdown]
+# The best is there, and a kill costs five epochs at most. The library's [`decide`](../koemorph_tutorial/save_policy.py) knows more moments than the end of an epoch. `CheckpointManager` asks it at each of them; you can ask as well.
+
+# %%
+import textwrap
+
+from koemorph_tutorial import Best, CheckpointSettings
+from koemorph_tutorial.save_policy import advise, decide
+
+settings = CheckpointSettings(save_freq=5, milestones=(7,), every_minutes=30)
+moments = {
+    "any epoch": {"epoch": 6},
+    "a milestone": {"epoch": 7},
+    "a long epoch": {"epoch": 8, "inside_epoch": True, "seconds_since_save": 1900},
+    "a warning": {"epoch": 8, "inside_epoch": True, "stopping": True},
+    "the last epoch": {"epoch": 13, "ending": True},
+}
+best = Best(value=0.5, epoch=1)
+for moment, what in moments.items():
+    print(f"{moment}:", decide(settings, global_step=99, metrics={"loss": 0.6}, best=best, **what))
+
+advice = advise(save_seconds=2 * 60, mtbf_seconds=4 * 3600)
+print(textwrap.fill(f"\n{advice}; {advice.setting}", 96, replace_whitespace=False))
+
+# %% [markdown]
+# `advise` is Daly's formula. Its first number is measured with each save (`on_saved` gets it); the second (MTBF, the mean time between failures) is in the history of your jobs. For a shell: `koemorph advise --save-seconds 120 --mtbf-hours 4`.
+#
+# **Below the valley.** No interval costs less than the 14 %, as long as training stands still for two minutes. It need not. It only has to wait until its state is **copied**; a thread can write the copy.
+
+# %%
+import statistics
+import time
+
+from koemorph_tutorial import CheckpointManager, load_checkpoint
+
+network = torch.nn.Linear(2048, 4096)  # 34 MB
+
+
+def hold_up(folder, **how):
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = []
+    with CheckpointManager(folder, {"model": network}, save_freq=1, **how) as checkpoints:
+        for epoch in checkpoints.epochs(4):
+            at_the_call = network.weight.clone()
+            began = time.perf_counter()
+            checkpoints.save({"loss": 1.0})
+            seconds.append(time.perf_counter() - began)
+            network.weight.data += 1  # training goes on
+            checkpoints.wait()
+    return statistics.median(seconds), at_the_call
+
+
+in_front, _ = hold_up("in front")
+behind, at_the_call = hold_up("behind", background=True)
+stored = load_checkpoint("behind/last_model.pth")["model_state_dict"]["weight"]
+print("holds the training up for less than half as long:", behind < in_front / 2)
+print("stored is the state at the call, bitwise equal:  ", torch.equal(stored, at_the_call))
+print("the state now is another one:                    ", not torch.equal(stored, network.weight))
+
+# %% [markdown]
+# This is **the proof:** the weights changed while the thread was writing, and the file is that of the call. If the disk is full, the next `save` says so, or the end of the run.
+#
+# > **Trap.** A thread that writes the living state, not a copy, mixes two steps in one file. PyTorch Lightning's did, [until 2025](https://github.com/Lightning-AI/pytorch-lightning/pull/21079).
+#
+# **Beat the formula.** 24 hours of work, preemptions as above, and somebody who waits for you. Begin with a save every two hours.
+
+# %%
+preemptions.Game().show()
+
+# %%
+game = preemptions.Game()
+game.value = 60  # the slider, moved by a line of code
+game.show()
+
+# %% [markdown]
+# A save every hour, and you win this day. Look at the other ninety-nine. Press *another day*, move the slider: **on four days of five some interval beats the formula, over a hundred days none does.** Unless the rules change:
+
+# %%
+game = preemptions.Game()
+game.value, game.background = 10, True  # a save now holds the training up for a tenth of its time
+game.show()
+
+# %% [markdown]
+# ## Practise
+#
+# ### 05.3 ● What a kill costs (4 minutes, essential)
+#
+# A run saves after the epochs 0, `save_freq`, 2 × `save_freq` and so on. It is killed in the middle of `epoch`, which is 1 or later. Complete the function.
+
+
+# %%
+def trained_again(epoch, save_freq):
+    """Return how many epochs a kill in the middle of `epoch` costs, this one included."""
+    return None  # your line
+
+
+check("05.3", trained_again)
+
+# %% [markdown]
+# ### 05.4 ●● From seconds to a setting (6 minutes, essential)
+#
+# An interval is a time, `save_freq` counts epochs. This function turns one into the other, and works while epochs are short. Make it hold for epochs that are longer than the interval: these have to be saved inside, by `every_minutes`. Round as you like; the valley is wide.
+
+
+# %%
+def setting_for(interval_seconds, epoch_seconds):
+    """Return the setting of the manager that fits: {"save_freq": …} or {"every_minutes": …}."""
+    return {"save_freq": int(interval_seconds / epoch_seconds)}
+
+
+check("05.4", setting_for)
+
+# %% [markdown]
+# ### 05.5 ●●● In the background, whatever happens (10 minutes, optional)
+#
+# This works until training goes on while it writes, until a second save comes, until the disk is full. Make it hold: the state at the call is stored, the newest save wins, and what went wrong is raised once, by the next `save` or `wait`.
+
+# %%
+from threading import Thread
+
+
+class Saver:
+    """Saves in a thread: `save` returns at once; after `wait` the file is there."""
+
+    def save(self, state, path):
+        self.thread = Thread(target=torch.save, args=(state, path))
+        self.thread.start()
+
+    def wait(self):
+        self.thread.join()
+
+
+check("05.5", Saver)
+
+# %% [markdown]
+# **Recap**
+#
+# - **The best is not the newest.** Save both: one to use, one to go on from.
+# - **Two numbers give the interval:** what a save takes, and how long a machine lives. In between lies a wide valley.
+# - **Let a thread write a copy,** and the valley sinks.
+#
+# Next: all these files. Which of them may go?
