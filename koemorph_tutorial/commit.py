@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,58 @@ class Saved:
         return f"wrote {', '.join(file.name for file in self.files)} in {self.seconds:.3f} s; {self.plan}"
 
 
+class _Flight:
+    """A commit in a thread of its own. An interrupt at any moment leaves it done, or never begun."""
+
+    def __init__(self, decision: Decision, commit: Callable[[], None], held: object) -> None:
+        self.decision = decision
+        self._commit, self._held = commit, held
+        self._turn, self._over = threading.Lock(), threading.Event()
+        self._sure = self._begun = self._called_off = False
+        self._thread = 0
+        self._pool = ThreadPoolExecutor(1, "koemorph-save")  # which the interpreter waits for at its end
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            RuntimeError: there can be no more threads, as at the end of the interpreter; then it never begins.
+        """
+        try:
+            self._pool.submit(self._run)
+        except RuntimeError:
+            self._called_off = True
+            raise
+        self._sure = True
+        self._pool.shutdown(wait=False)
+
+    def _run(self) -> None:
+        with self._turn:
+            self._begun = not self._called_off
+        try:
+            if self._begun:
+                self._thread = threading.get_ident()
+                self._commit()
+        finally:
+            self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def is_current(self) -> bool:
+        return self._thread == threading.get_ident()
+
+    def wait(self) -> None:
+        """Wait for its end. One whose start was interrupted, and that has not begun, never will."""
+        with self._turn:
+            self._called_off = not (self._sure or self._begun)
+        if not self._called_off:
+            self._over.wait()
+        self._pool.shutdown(wait=not self._called_off)
+
+
 class Commits:
     """The durable side of a run: `run` (line, parent, saves), `best` and `position` are those on the disk.
 
@@ -59,7 +112,8 @@ class Commits:
         self._saved_at = time.monotonic()
         self.saved: Saved | None = None
         self._snapshot = Snapshot()
-        self._in_flight: tuple[threading.Thread, Decision] | None = None
+        self._in_flight: _Flight | None = None
+        self._turn = threading.Lock()
         self._failure: BaseException | None = None  # of a save in the background, until somebody is told
 
     @property
@@ -70,7 +124,8 @@ class Commits:
     @property
     def possible_bests(self) -> tuple[Best, ...]:
         """The best on the disk, and the one that it will be if the save in flight succeeds."""
-        return (self.best,) if self._in_flight is None else (self.best, self._in_flight[1].best)
+        flight = self._in_flight
+        return (self.best,) if flight is None else (self.best, flight.decision.best)
 
     def begin(self, run: Mapping[str, Any], best: Best | None = None, position: Position | None = None) -> None:
         """Begin with what is on the disk: nothing, or what was resumed."""
@@ -112,25 +167,34 @@ class Commits:
                 self._saved_at, self._failure = before, error
                 logger.error("a save in the background failed: %s", error)
 
-        thread = threading.Thread(target=lambda held: commit(), args=(held,), name="koemorph-save")
+        self._in_flight = flight = _Flight(decision, commit, held)
         try:
-            thread.start()
-        except RuntimeError:  # the interpreter is at its end and starts no thread any more
+            flight.start()
+        except RuntimeError:
+            self._in_flight = None
             self.commit(decision, frozen, position)
-        else:
-            self._in_flight = thread, decision
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether it is the saving thread that asks."""
+        flight = self._in_flight
+        return flight is not None and flight.is_current
 
     def settle(self) -> None:
         """Wait until no save is in flight; whether it succeeded, `raise_failure` says."""
-        if self._in_flight is not None and self._in_flight[0] is not threading.current_thread():
-            self._in_flight[0].join()
-            self._in_flight = None
+        flight = self._in_flight
+        if flight is not None and not flight.is_current:
+            flight.wait()
+            with self._turn:  # two threads may wait, and a third begin the next one
+                if self._in_flight is flight:
+                    self._in_flight = None
 
     def raise_failure(self) -> None:
         """Raise, once, what went wrong with a save in the background, as far as it is known."""
-        if self._in_flight is not None and not self._in_flight[0].is_alive():
+        if self._in_flight is not None and self._in_flight.is_over:
             self.settle()
-        failure, self._failure = self._failure, None
+        with self._turn:
+            failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 

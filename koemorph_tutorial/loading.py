@@ -341,7 +341,7 @@ def _apart(items: Iterable[T], seed: int) -> Iterator[T]:
 
 
 def _draw(generator: torch.Generator | None) -> int:
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
 
 
 def _chain(sampler: Any) -> list[Any]:

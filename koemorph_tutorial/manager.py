@@ -344,6 +344,8 @@ class CheckpointManager:
 
     def _check(self) -> None:
         self._tenancy.check()
+        if self._commits.is_saving:
+            raise RuntimeError("on_saved: a save is ending, and the manager takes no other call from there but wait()")
         if self._stop_obeyed:  # somebody has caught it: what lies there is sound, and nothing is put over it
             raise self._stopped("nothing is saved after that")
 

@@ -29,7 +29,11 @@ def capture_rng() -> dict[str, Any]:
     """
     version, numbers, gauss_next = random.getstate()
     return {
-        "python": {"version": version, "state": torch.tensor(numbers, dtype=torch.int64), "gauss_next": gauss_next},
+        "python": {
+            "version": version,
+            "state": torch.tensor(numbers, dtype=torch.int64, device="cpu"),
+            "gauss_next": gauss_next,
+        },
         "numpy": _to_plain(np.random.get_state(legacy=False)),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],

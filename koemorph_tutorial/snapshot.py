@@ -33,17 +33,20 @@ class Snapshot:
         Raises:
             MemoryError, RuntimeError: there is no room for one.
         """
-        tensors = [tensor for tensor in _tensors(checkpoint) if _is_plain(tensor)]
-        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+        tensors = list(_tensors(checkpoint))
+        plain = [tensor for tensor in tensors if _is_plain(tensor)]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in plain}
         free, self._memory = self._memory, {}
         taken = {identity: self._find(free, storage) for identity, storage in storages.items()}
         del free  # what this state has no use for goes before more is taken
         copies = {identity: self._copy(taken[identity], storage) for identity, storage in storages.items()}
-        memo: dict[Any, Any] = {"torch": copies}  # where torch's own deepcopy looks for storages that it has copied
+        # Where deepcopy looks for what it has copied: first whole tensors, then, for all other views, storages.
+        memo: dict[Any, Any] = {"torch": copies}
         for tensor in tensors:
-            # What torch would copy over there, not at all, or with its numbers turned.
-            if tensor.device.type != "cpu" or not tensor.is_leaf or tensor.is_conj() or tensor.is_neg():
+            if _is_plain(tensor):
                 memo[id(tensor)] = _view(tensor, copies[tensor.untyped_storage()._cdata])
+            elif tensor.layout is not torch.strided:  # some of which deepcopy cannot do
+                memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
         return copy.deepcopy(dict(checkpoint), memo)
 
     def _find(self, free: _Storages, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
@@ -54,7 +57,7 @@ class Snapshot:
     def _copy(self, found: torch.UntypedStorage | None, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         pinned = storage.device.type == "cuda"  # memory that the GPU writes to by itself
         if found is None:
-            found = torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+            found = torch.empty(storage.nbytes(), dtype=torch.uint8, device="cpu", pin_memory=pinned).untyped_storage()
         found.copy_(storage)
         self._memory.setdefault(_kind(storage), []).append(found)
         return found
@@ -71,15 +74,18 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_quantized
         and tensor.device.type in ("cpu", "cuda")
+        and not vars(tensor)  # nothing that somebody has written on it
     )
 
 
 def _view(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
     """Return a tensor on `storage` that is saved as `tensor` is."""
-    view = torch.empty(0, dtype=tensor.dtype)
+    view = torch.empty(0, dtype=tensor.dtype, device="cpu")
     view.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
     view = view.conj() if tensor.is_conj() else view
     view = torch._neg_view(view) if tensor.is_neg() else view
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(view, tensor.requires_grad)
     return view.requires_grad_(tensor.requires_grad)
 
 

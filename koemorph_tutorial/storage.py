@@ -373,7 +373,12 @@ def serialise(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
 
     # Into a file object of Python's: torch's own writer hides the errno of a full disk.
     with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]  # added when it is imported
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # how torch's writer leaves when anything else, a Ctrl-C too, comes in between
+            if isinstance(error.__context__, BaseException) and not isinstance(error.__context__, Exception):
+                raise error.__context__ from None
+            raise
 
 
 def _format_version(path: Path, content: Any) -> int:

@@ -156,7 +156,7 @@ def as_numbers(array: Array, dtype: str) -> Array:
     if dtype.startswith("float8"):
         import torch
 
-        table = torch.arange(256, dtype=torch.uint8).view(getattr(torch, dtype)).float().numpy()
+        table = torch.arange(256, dtype=torch.uint8, device="cpu").view(getattr(torch, dtype)).float().numpy()
         return np.asarray(table[array])
     return array
 

@@ -95,6 +95,7 @@ def train(
         with CheckpointManager(directory, {"model": model}, **{**SETTINGS, **settings}) as checkpoints:
             for epoch in checkpoints.epochs(until):
                 torch.nn.init.constant_(model.weight, float(epoch))
+                checkpoints.wait()  # so that it is known how much room there is
                 meanwhile(epoch)
                 checkpoints.save({"loss": 1 / (1 + epoch)})  # each epoch is the best, so each save has three names
     except CheckpointError as error:

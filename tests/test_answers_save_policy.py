@@ -97,7 +97,7 @@ def test_every_right_setting_passes(lines: tuple[str, ...], capsys: pytest.Captu
         ),
         (("return {'save_freq': 5}",), "5}: that is a save after every 5 minutes of work."),
         (("return {'save_freq': 20}",), "epochs of 10 minutes it returns {'save_freq': 20}: that is a save after"),
-        (("return {'save_freq': 20}",), "a save after every 3.33333 hours of work"),
+        (("return {'save_freq': 20}",), "a save after every 3.33 hours of work"),
         (
             ("return int(interval_seconds / epoch_seconds)",),
             'expected {"save_freq": …} or {"every_minutes": …}, found 30',
@@ -124,6 +124,37 @@ def test_every_right_setting_passes(lines: tuple[str, ...], capsys: pytest.Captu
             "epochs of 2 hours it returns {'every_minutes': 300}: that is a save after every 5 hours of work.",
         ),
         (("return {'save_freq': 1 / 0}",), "`setting_for` raised ZeroDivisionError"),
+        (
+            (
+                "if epoch_seconds <= 3600: return {'save_freq': max(1, round(interval_seconds / epoch_seconds))}",
+                "return {'every_minutes': interval_seconds / 60}",
+            ),
+            "Epochs of 2 hours are saved inside, as they should be. But epochs of 40 minutes",
+        ),
+        (
+            (
+                "if epoch_seconds <= interval_seconds: return {'save_freq': interval_seconds // epoch_seconds}",
+                "return {'every_minutes': 30}",
+            ),
+            "epochs of 24 hours it returns {'every_minutes': 30}: that is a save after every 30 minutes of work.",
+        ),
+        (("return {'every_minutes': 30}",), "where you say nothing it is 5"),
+        (
+            (
+                "if epoch_seconds < 2 * interval_seconds:",
+                "    return {'save_freq': max(1, round(interval_seconds / epoch_seconds))}",
+                "return {'every_minutes': interval_seconds / 60}",
+            ),
+            "these are saved at their end only",
+        ),
+        (
+            (
+                "if epoch_seconds > interval_seconds: return {'save_freq': interval_seconds // epoch_seconds}",
+                "return {'every_minutes': interval_seconds / 60}",
+            ),
+            "The two are swapped",
+        ),
+        (("return {'save_freq': int(epoch_seconds / interval_seconds)}",), "Upside down: the longer an epoch"),
     ],
 )
 def test_what_is_said_of_other_settings_is_true(
@@ -137,7 +168,8 @@ def test_what_is_said_of_other_settings_is_true(
 # ------------------------------------------------------------------------------------------------ 05.5
 
 HEAD = """\
-import copy, io, queue, threading, time
+import copy, io, os, queue, threading, time
+from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import torch
 """
@@ -203,7 +235,71 @@ class Saver:
 """
 
 
-@pytest.mark.parametrize("source", [POOL, THROUGH_MEMORY, QUEUE], ids=["a pool", "through memory", "a queue"])
+WRITES = """
+class Saver:
+    thread = error = None
+    def save(self, state, path):
+        self.wait()
+        memory = io.BytesIO()
+        torch.save(state, memory)
+        self.thread = threading.Thread(target=self.write, args=(memory.getvalue(), path))
+        self.thread.start()
+    def write(self, data, path):
+        try:
+            Path(path).write_bytes(data)
+        except OSError as e:
+            self.error = e
+    def wait(self):
+        if self.thread is not None:
+            self.thread.join()
+        error, self.error = self.error, None
+        if error:
+            raise error
+"""
+FILES = {
+    "as it is": "Path(path).write_bytes(data)",
+    "opened": "with open(path, 'wb') as f: f.write(data)",
+    "without a buffer": "with open(path, 'wb', 0) as f: f.write(data)",
+    "into an open file": "with open(path, 'wb') as f: torch.save(torch.load(io.BytesIO(data)), f)",
+    "atomic": "torch.save(torch.load(io.BytesIO(data)), path + '.tmp'); os.replace(path + '.tmp', path)",
+    "atomic and opened": "f = open('x', 'w+b'); f.write(data); f.flush(); os.fsync(f); f.close(); os.rename('x', path)",
+}
+
+COPIES_ELSEWHERE = """
+class Saver:
+    thread = error = None
+    def save(self, state, path):
+        self.wait()
+        self.copied = threading.Event()
+        self.thread = threading.Thread(target=self.write, args=(state, path))
+        self.thread.start()
+        self.copied.wait()
+    def write(self, state, path):
+        try:
+            state = copy.deepcopy(state)
+            self.copied.set()
+            torch.save(state, path)
+        except OSError as e:
+            self.error = e
+    def wait(self):
+        if self.thread is not None:
+            self.thread.join()
+        error, self.error = self.error, None
+        if error:
+            raise error
+"""
+
+
+@pytest.mark.parametrize("how", FILES)
+def test_every_way_to_the_disk_passes_and_none_around_it(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = HEAD + WRITES.replace(FILES["as it is"], FILES[how])
+    assert "05.5: passed" in said_to("05.5", answer, capsys)
+    assert "nobody was told" in said_to("05.5", answer.replace("self.error = e", "pass"), capsys)
+
+
+@pytest.mark.parametrize(
+    "source", [POOL, THROUGH_MEMORY, QUEUE, COPIES_ELSEWHERE], ids=["a pool", "memory", "a queue", "copied elsewhere"]
+)
 def test_every_right_saver_passes(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "05.5: passed" in said_to("05.5", HEAD + source, capsys)
 
@@ -246,7 +342,16 @@ def test_every_right_saver_passes(source: str, capsys: pytest.CaptureFixture[str
             "def save(self, state):",
             "could not be tried: TypeError: Saver.save() takes",
         ),
-        (THROUGH_MEMORY, "if self.thread is None: return", "", "`wait` fails where nothing was ever saved"),
+        (THROUGH_MEMORY, "if self.thread is None: return", "", "`Saver` raised AttributeError: 'NoneType' object has"),
+        (COPIES_ELSEWHERE, "        self.copied.wait()\n", "", "Copied, but too late"),
+        (QUEUE, "(copy.deepcopy(state), path)", "(state, path)", "the file holds a weight of afterwards"),
+        (WRITES, "self.thread.start()", "", "nobody writes: does it start a thread that does?"),
+        (
+            QUEUE,
+            "        if self.errors:\n            raise self.errors.pop()\n        self.jobs.put",
+            "        self.jobs.put",
+            "only `wait` raises what was kept",
+        ),
     ],
 )
 def test_what_is_said_of_other_savers_is_true(
@@ -255,6 +360,16 @@ def test_what_is_said_of_other_savers_is_true(
     assert old in source
     said = said_to("05.5", HEAD + source.replace(old, new), capsys)
     assert words in said
+
+
+@pytest.mark.parametrize("source", [POOL, QUEUE, THROUGH_MEMORY])
+def test_a_copy_that_the_thread_makes_is_always_too_late(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = source.replace("copy.deepcopy(state)", "state").replace("torch.save, state", "late, state")
+    source = source.replace("state = torch.load(io.BytesIO(file.getvalue()))", "")
+    source = source.replace("torch.save(state, path)", "late(state, path)")
+    late = "def late(state, path):\n    torch.save(copy.deepcopy(state), path)\n"
+    for _ in range(3):
+        assert "Copied, but too late" in said_to("05.5", HEAD + late + source, capsys)
 
 
 def test_a_saver_that_hangs_is_given_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -1413,7 +1414,7 @@ def test_one_save_is_in_flight_and_the_next_one_waits(tmp_path: Path, monkeypatc
         second.start()
         second.join(0.3)
         assert second.is_alive()
-        assert 1 == sum(thread.name == "koemorph-save" for thread in threading.enumerate())
+        assert 1 == sum(thread.name.startswith("koemorph-save") for thread in threading.enumerate())
         go_on.set()
         second.join()
     checkpoints.close()
@@ -1606,7 +1607,7 @@ def test_the_lock_is_held_until_the_save_is_done_though_the_manager_is_gone(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         go_on.set()
         for thread in threading.enumerate():
-            if thread.name == "koemorph-save":
+            if thread.name.startswith("koemorph-save"):
                 thread.join()
     gc.collect()
     with open(tmp_path / ".lock") as file:
@@ -1650,6 +1651,80 @@ def test_every_minutes_counts_from_when_the_state_was_taken(tmp_path: Path, monk
         checkpoints.wait()
         assert checkpoints._commits.seconds_since_save < 60
     checkpoints.close()
+
+
+@pytest.mark.parametrize("call", ["save", "step", "resume"])
+def test_on_saved_cannot_ask_for_another_save(tmp_path: Path, call: str) -> None:
+    """It is told at the next one, as whatever on_saved raises."""
+    calls = {"save": ({"loss": 0.1},), "step": (), "resume": ()}
+    checkpoints = manage(
+        tmp_path, make_objects(), background=True, on_saved=lambda _: getattr(checkpoints, call)(*calls[call])
+    )
+    checkpoints.save({"loss": 0.5})
+    with pytest.raises(RuntimeError, match="on_saved: a save is ending"):
+        checkpoints.wait()
+    checkpoints.close()
+
+
+def test_a_save_at_exit_is_made_at_once_where_nobody_would_wait_for_its_thread(tmp_path: Path) -> None:
+    script = f"""
+import atexit, torch
+from koemorph_tutorial import CheckpointManager
+checkpoints = CheckpointManager({str(tmp_path)!r}, {{"model": torch.nn.Linear(500, 500)}}, background=True)
+atexit.register(checkpoints.save, {{"loss": 1.0}})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 0 == load_checkpoint(tmp_path / "last_model.pth")["epoch"]
+
+
+def test_ctrl_c_at_any_moment_of_a_save_leaves_each_file_with_its_own_state(tmp_path: Path) -> None:
+    """As in a notebook, where the next cell goes on: the memory of a save in flight is not written over."""
+    chance = random.Random(0)
+    model = nn.Linear(400, 1000, bias=False)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for number in range(40):
+            directory = tmp_path / str(number)
+            checkpoints = CheckpointManager(directory, {"model": model}, background=True, save_freq=1, signals=())
+            for value in (1.0, 2.0, 3.0):
+                nn.init.constant_(model.weight, value)
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.005 * chance.random() if value == 2 else 0)
+                    checkpoints.save({"loss": 1.0, "value": value})
+                    time.sleep(0.006 if value == 2 else 0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            checkpoints.close()
+            for file in list_checkpoints(directory):
+                held = load_checkpoint(file.path)
+                assert {held["metrics"]["value"]} == set(held["model_state_dict"]["weight"].unique().tolist())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_waiting_in_other_threads_forgets_no_save(tmp_path: Path) -> None:
+    """One that shows progress, say: there is still one save at a time, and each file is its own."""
+    model, over = nn.Linear(100, 100, bias=False), threading.Event()
+    checkpoints = CheckpointManager(tmp_path, {"model": model}, background=True, save_freq=1, keep_last_n=None)
+
+    def watch() -> None:
+        while not over.is_set():
+            checkpoints.wait()
+
+    watchers = [threading.Thread(target=watch) for _ in range(3)]
+    for watcher in watchers:
+        watcher.start()
+    for epoch in range(20):
+        nn.init.constant_(model.weight, float(epoch))
+        checkpoints.save({"loss": 1.0})
+        assert 1 >= sum(thread.name.startswith("koemorph-save") for thread in threading.enumerate())
+    over.set()
+    for watcher in watchers:
+        watcher.join()
+    checkpoints.close()
+    for file in list_checkpoints(tmp_path):
+        assert [file.epoch] == load_checkpoint(file.path)["model_state_dict"]["weight"].unique().tolist()
 
 
 def test_a_hundred_saves_while_everything_changes_hold_what_was_there_at_the_call(tmp_path: Path) -> None:

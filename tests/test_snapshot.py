@@ -29,6 +29,8 @@ def odd_state() -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(4, 2)).sum().backward()
     optimizer.step()
+    noted = torch.zeros(2)
+    noted.note = "of somebody's"  # type: ignore[attr-defined]
     return {
         "base": base,
         "a view": base[2:5].t(),
@@ -45,6 +47,8 @@ def odd_state() -> dict[str, Any]:
         "conjugate": torch.view_as_complex(torch.randn(3, 2)).conj(),
         "negative": torch.view_as_complex(torch.randn(3, 2)).conj().imag,
         "sparse": torch.eye(3).to_sparse(),
+        "with a note": noted,
+        "two parameters of one memory": [nn.Parameter(base[0]), nn.Parameter(base[1])],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "milestones": Counter([3, 3, 5]),
@@ -132,3 +136,32 @@ def test_any_states_one_after_another_come_out_as_they_were(sizes: list[tuple[in
         for tensor in state.values():
             tensor.fill_(1)
         assert as_bytes(before) == as_bytes(taken)
+
+
+def test_parameters_with_gradients_are_copied_once_and_without_them() -> None:
+    """Else a state of learned latents would take two or three times its size."""
+    latents = nn.Parameter(torch.randn(1000))
+    latents.grad = torch.randn(1000)
+    snapshot = Snapshot()
+    taken = snapshot.take({"latents": latents})
+    assert isinstance(taken["latents"], nn.Parameter)
+    assert None is taken["latents"].grad
+    (pile,) = snapshot._memory.values()
+    assert [taken["latents"].untyped_storage().data_ptr()] == [storage.data_ptr() for storage in pile]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_sparse_matrix_that_deepcopy_refuses_is_copied() -> None:
+    matrix = torch.eye(3).to_sparse_csr()
+    taken = Snapshot().take({"adjacency": matrix})["adjacency"]
+    matrix.values().fill_(7)
+    assert torch.equal(torch.eye(3), taken.to_dense())
+
+
+def test_memory_is_taken_on_the_cpu_whatever_the_default_is() -> None:
+    torch.set_default_device("meta")  # stands for an accelerator
+    try:
+        taken = Snapshot().take({"w": torch.zeros(2, device="cpu")})
+    finally:
+        torch.set_default_device(None)
+    assert "cpu" == taken["w"].device.type

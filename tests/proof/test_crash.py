@@ -10,6 +10,7 @@ import pytest
 from koemorph_tutorial.testing import Campaign, crash_test
 from koemorph_tutorial.testing.example import recover, train, train_and_go_back, train_in_background
 from tests.savers import SmallSaver, the_recipe
+from tests.test_compressed_files import train_and_go_back_to_a_compressed_file, train_and_tidy_up, what_is_there
 
 
 def told(name: str, campaign: Campaign) -> Campaign:
@@ -17,9 +18,20 @@ def told(name: str, campaign: Campaign) -> Campaign:
     return campaign
 
 
-@pytest.mark.parametrize("training", [train, train_in_background, train_and_go_back])
-def test_at_every_moment_the_run_comes_back(training: Callable[[Path], None]) -> None:
-    campaign = told(training.__name__, crash_test(training, recover))
+@pytest.mark.parametrize(
+    ("training", "recovery"),
+    [
+        (train, recover),
+        (train_in_background, recover),
+        (train_and_go_back, recover),
+        (train_and_tidy_up, what_is_there),
+        (train_and_go_back_to_a_compressed_file, recover),
+    ],
+)
+def test_at_every_moment_the_run_comes_back(
+    training: Callable[[Path], None], recovery: Callable[[Path], str | None]
+) -> None:
+    campaign = told(training.__name__, crash_test(training, recovery))
     assert campaign.not_ok == ()
     assert {trial.point for trial in campaign.trials} == set(campaign.points)
 

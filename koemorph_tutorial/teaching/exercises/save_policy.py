@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import numbers
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from koemorph_tutorial.records import CheckpointSettings
 from koemorph_tutorial.teaching.lessons import (
@@ -22,6 +17,7 @@ from koemorph_tutorial.teaching.lessons import (
     Option,
     WrongAnswerError,
 )
+from koemorph_tutorial.teaching.slow_disk import HELD, Gate, SlowDisk
 from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched, same
 from koemorph_tutorial.text import printable
 
@@ -50,20 +46,20 @@ GOES_ON = Choice(
 )
 
 PREDICTION = Choice(
-    asks="Which epochs have to be trained again?",
+    asks="How many epochs have to be trained again?",
     options={
         "a": Option(
-            text="Only epoch 13, which was under way: all that came before it is in the file.",
-            reply="The file holds the whole state of the run, and that of an early epoch: the best. What came after "
-            "it was not better, so it was not saved.",
-        ),
-        "b": Option(
-            text="Epoch 13 and one or two before it: while a network learns, a new best is never far.",
+            text="Three at most: as long as a network learns, a new best is never far.",
             reply="At first each epoch is a new best. Then they become rare, and the longer a run lasts, the rarer: "
             "most of its epochs are not its best. And it is the long run that has much to lose.",
         ),
+        "b": Option(
+            text="Four to nine: new bests come as often as a save every few epochs would.",
+            reply="Nobody sees to that. A save every few epochs is a promise, a new best is an event: it comes when it "
+            "comes, and between two of them any number of epochs may pass.",
+        ),
         "c": Option(
-            text="Ten or more: since the best epoch nothing was saved.",
+            text="Ten or more: the best may have come early, and few epochs teach so small a network enough.",
             reply="The best model is safe, the run is not. For whoever wants to use the network that may be enough. "
             "Whoever wants to train on has lost nearly everything.",
         ),
@@ -176,12 +172,14 @@ AGAIN = Exercise(
 _SETTINGS = [field.name for field in fields(CheckpointSettings)]
 
 
+_SHORT = ((1800, 60), (1800, 600), (3600, 1700), (600, 100), (7200, 240), (1800, 1300))  # interval, epoch: in seconds
+_LONGER = ((1800, 7200), (900, 86400), (1800, 3700), (1800, 2400), (600, 1000), (3600, 5400), (7200, 10000))
+
+
 def _examine_setting(setting_for: Any) -> None:
     if is_untouched(setting_for, _setting('return {"save_freq": int(interval_seconds / epoch_seconds)}')):
         raise NotAttemptedError
-    for interval, epoch in ((1800, 60), (1800, 600), (3600, 1700)):
-        _compare(setting_for, interval, epoch)
-    for interval, epoch in ((1800, 7200), (900, 86400), (1800, 3700)):
+    for interval, epoch in (*_SHORT, *_LONGER):
         _compare(setting_for, interval, epoch)
 
 
@@ -193,29 +191,40 @@ def _compare(setting_for: Any, interval: int, epoch: int) -> None:
     try:
         settings = CheckpointSettings(**answer)
     except (TypeError, ValueError) as error:
-        if answer.get("save_freq") == 0:
+        if answer.get("save_freq") == 0 and epoch > interval:
             raise WrongAnswerError("zero") from error
+        if answer.get("save_freq") == 0 and _whole_epochs(setting_for) == 4:
+            raise WrongAnswerError("upside down") from error
         if isinstance(answer.get("save_freq"), float):
             raise WrongAnswerError("float") from error
         raise WrongAnswerError(f"{case}, which the manager refuses: {first_line(error)}") from error
     apart: float = settings.save_freq * epoch  # seconds of work between two saves
     if settings.every_minutes is not None:
         apart = min(apart, settings.every_minutes * 60)
-    if interval / 2 <= apart <= 2 * interval:
+    # Whole epochs may be rounded up or down, minutes to whole ones.
+    least, most = (0.5, 2) if epoch < interval else (0.9, 1.1)
+    if least * interval <= apart <= most * interval:
         return
     if settings.every_minutes == interval:
         raise WrongAnswerError("seconds")
     if epoch < interval:
         if "save_freq" not in answer:
-            raise WrongAnswerError("always minutes")
+            raise WrongAnswerError("swapped" if _whole_epochs(setting_for) is not None else "always minutes")
         if settings.save_freq == round(interval / 60):
             raise WrongAnswerError("minutes")
-        turned = setting_for(1800, 7200)
-        if isinstance(turned, dict) and turned.get("save_freq") == 4:
+        if _whole_epochs(setting_for) == 4:
             raise WrongAnswerError("upside down")
-    elif apart == epoch:
+    elif apart == epoch and (interval, epoch) == (1800, 7200):
         raise WrongAnswerError("at least one")
+    elif apart == epoch and (interval, epoch) == (1800, 2400):
+        raise WrongAnswerError("a little longer")
     raise WrongAnswerError(f"{case}: that is a save after every {_time(apart)} of work.")
+
+
+def _whole_epochs(setting_for: Any) -> Any:
+    """Return the `save_freq` that it gives for epochs of four intervals, None if it gives none."""
+    answer = setting_for(1800, 7200)
+    return answer.get("save_freq") if isinstance(answer, dict) else None
 
 
 def _asked(setting_for: Any, interval: int, epoch: int) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def _asked(setting_for: Any, interval: int, epoch: int) -> dict[str, Any]:
 
 def _time(seconds: float) -> str:
     minutes = seconds / 60
-    return f"{minutes:g} minute{'s' * (minutes != 1)}" if minutes < 120 else f"{minutes / 60:g} hours"
+    return f"{minutes:.3g} minute{'s' * (minutes != 1)}" if minutes < 120 else f"{minutes / 60:.3g} hours"
 
 
 def _setting(*lines: str) -> str:
@@ -243,7 +252,8 @@ def setting_for(interval_seconds, epoch_seconds):
 
 
 _LONG = "if epoch_seconds > interval_seconds:"
-_MINUTES = '    return {"every_minutes": interval_seconds / 60}'
+_EVERY = 'return {"every_minutes": interval_seconds / 60}'
+_MINUTES = f"    {_EVERY}"
 
 SETTING = Exercise(
     asks="From seconds to a setting",
@@ -265,7 +275,20 @@ SETTING = Exercise(
             says="Right for long epochs. For short ones `save_freq` is in force as well, and where you say nothing it "
             "is 5: with epochs of a minute that is a save every 5 minutes, where 30 were advised. Whole epochs need no "
             "more than `save_freq`.",
-            example=_setting('return {"every_minutes": interval_seconds / 60}'),
+            example=_setting(_EVERY),
+        ),
+        "swapped": Misconception(
+            says="The two are swapped: `save_freq` is for epochs that fit into the interval, `every_minutes` for those "
+            "that do not.",
+            example=_setting(_LONG, '    return {"save_freq": round(interval_seconds / epoch_seconds)}', _EVERY),
+        ),
+        "a little longer": Misconception(
+            says="Epochs of 2 hours are saved inside, as they should be. But epochs of 40 minutes are longer than an "
+            "interval of 30 as well, and these are saved at their end only.",
+            example=_setting(
+                "whole = round(interval_seconds / epoch_seconds)",
+                'return {"save_freq": whole} if whole else {"every_minutes": interval_seconds / 60}',
+            ),
         ),
         "seconds": Misconception(
             says="Right, but for a unit: you were given seconds, and `every_minutes` counts minutes. So it saves 60 "
@@ -303,58 +326,6 @@ SETTING = Exercise(
 
 # ------------------------------------------------------------------------------------------------ 05.5
 
-_SLOW = 0.3  # seconds
-
-
-class _Disk:
-    """A disk behind `torch.save`: slow, or full; it notes what is written to it at a time, and by whom."""
-
-    def __init__(self, *, held: bool = False, slow: int = 0, full: int = 0) -> None:
-        self.opened = threading.Event()
-        self.in_front = False  # somebody waited for it
-        self.overlapping = False
-        self._held, self._slow, self._full = held, slow, full
-        self._asking = threading.current_thread()
-        self._busy = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        import torch
-
-        self._save = torch.save
-        self._hook, threading.excepthook = threading.excepthook, lambda _: None  # what a thread raises is looked for
-        torch.save = self._write  # type: ignore[assignment]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        import torch
-
-        torch.save, threading.excepthook = self._save, self._hook
-
-    def _write(self, state: Any, target: Any, *more: Any, **options: Any) -> None:
-        if not isinstance(target, (str, Path)):  # into memory, or into a file that somebody has opened
-            self._save(state, target, *more, **options)
-            return
-        self.in_front |= threading.current_thread() is self._asking
-        with self._lock:
-            self._busy += 1
-            self.overlapping |= self._busy > 1
-            self._slow, is_slow = self._slow - 1, self._slow > 0
-            self._full, is_full = self._full - 1, self._full > 0
-        try:
-            if self._held and not self.opened.wait(_SLOW):
-                self.in_front = True
-            if is_slow:
-                time.sleep(_SLOW)
-            if is_full:
-                raise OSError(28, "No space left on device")
-            self._save(state, target, *more, **options)
-        finally:
-            with self._lock:
-                self._busy -= 1
-
 
 def _state(epoch: int) -> dict[str, Any]:
     import torch
@@ -370,48 +341,60 @@ def _state(epoch: int) -> dict[str, Any]:
 def _examine_saver(saver: Any) -> None:
     if is_untouched(saver, _SAVER_STUB):
         raise NotAttemptedError
-    _wait(saver(), "early")
     _stores_what_it_was_given(saver())
+    _copies_in_time(saver)
     _keeps_the_order(saver())
     _says_what_went_wrong(saver)
 
 
-def _wait(saver: Any, otherwise: str) -> None:
-    try:
-        saver.wait()
-    except Exception as error:
-        raise WrongAnswerError(otherwise) from error
+def _train_on(state: dict[str, Any]) -> None:
+    state["model"]["weight"] += 1
+    state["optimizer"]["state"][0]["exp_avg"] += 1
 
 
 def _stores_what_it_was_given(saver: Any) -> None:
     state = _state(3)
-    wanted = copy.deepcopy(state)
-    with _Disk(held=True) as disk:
+    with SlowDisk(held=True) as disk:
         saver.save(state, "given.pth")
         if disk.in_front:
             raise WrongAnswerError("in front")
-        state["model"]["weight"] += 1
-        state["optimizer"]["state"][0]["exp_avg"] += 1
+        if not disk.reached.wait(5 * HELD):
+            raise WrongAnswerError("`save` has returned, and nobody writes: does it start a thread that does?")
+        _train_on(state)
         disk.opened.set()
         saver.wait()
-    stored = _stored("given.pth")
+    stored, wanted = _stored("given.pth"), _state(3)
     if not same(stored, wanted):
         raise WrongAnswerError("shallow" if same(stored["model"], wanted["model"]) else "live")
 
 
+def _copies_in_time(new_saver: Any) -> None:
+    state = _state(3)
+    with Gate() as gate:
+        saver = new_saver()
+        gate.close()
+        saver.save(state, "in_time.pth")
+        _train_on(state)
+        gate.open()
+        saver.wait()
+    if not same(_stored("in_time.pth"), _state(3)):
+        raise WrongAnswerError("late")
+
+
 def _keeps_the_order(saver: Any) -> None:
-    with _Disk(slow=1) as disk:
+    with SlowDisk(slow=1) as disk:
         saver.save(_state(4), "order.pth")
+        disk.reached.wait(HELD)
         saver.save(_state(5), "order.pth")
         saver.wait()
-        time.sleep(1.5 * _SLOW if disk.overlapping else 0)
-    if disk.overlapping or _stored("order.pth")["epoch"] != 5:
-        raise WrongAnswerError("overtaken")
+        disk.settle()
+    if _stored("order.pth")["epoch"] != 5:
+        raise WrongAnswerError("overtaken" if disk.overlapping else "dropped")
 
 
 def _says_what_went_wrong(new_saver: Any) -> None:
     saver = new_saver()
-    with _Disk(full=1):
+    with SlowDisk(full=1):
         saver.save(_state(6), "full.pth")
         if not _raises(saver.wait):
             raise WrongAnswerError("silent")
@@ -420,10 +403,14 @@ def _says_what_went_wrong(new_saver: Any) -> None:
     if _stored("full.pth")["epoch"] != 7:
         raise WrongAnswerError("after a save that failed, the next one is not stored")
     saver = new_saver()
-    with _Disk(full=1):
+    with SlowDisk(full=1) as disk:
         saver.save(_state(8), "next.pth")
-        if not _raises(lambda: saver.save(_state(9), "next.pth")) and not _raises(saver.wait):
-            raise WrongAnswerError("forgotten")
+        disk.reached.wait(HELD)
+        disk.settle()
+        if disk.failed:
+            disk.failed.join(0.3)  # until it has kept the error; one of a pool does not end
+        if not _raises(lambda: saver.save(_state(9), "next.pth")):
+            raise WrongAnswerError("at the end only" if _raises(saver.wait) else "forgotten")
 
 
 def _raises(function: Callable[[], object]) -> bool:
@@ -502,11 +489,6 @@ SAVER = Exercise(
     examine=_examine_saver,
     apart=True,
     misconceptions={
-        "early": Misconception(
-            says="`wait` fails where nothing was ever saved: there is no thread yet. Begin with None, and wait only "
-            "for one that there is.",
-            example=_saver(_SAVE.replace("    self.wait()\n", ""), _WRITE, _JOIN, imports=_COPY),
-        ),
         "live": Misconception(
             says="While the thread was writing, training went on, and the file holds a weight of afterwards. The state "
             "that you are given shares its memory with the network: copy it before `save` returns.",
@@ -523,6 +505,17 @@ SAVER = Exercise(
                 imports=_COPY,
             ),
         ),
+        "late": Misconception(
+            says="Copied, but too late: the thread makes the copy, and training may go on before it has begun to. Copy "
+            "before `save` returns.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("deepcopy(state)", "state"),
+                _WRITE.replace("torch.save(state, path)", "torch.save(deepcopy(state), path)"),
+                _WAIT,
+                imports=_COPY,
+            ),
+        ),
         "in front": Misconception(
             says="Safe, but no longer in the background: `save` returned only when the disk was done, and the training "
             "stood still. Only the copy has to be ready before it returns.",
@@ -532,6 +525,17 @@ SAVER = Exercise(
             says="The disk was slow, a second save came, and two threads wrote at a time: then the older state can end "
             "on top. Let a save wait for the one before it.",
             example=_saver(_BEGIN, _SAVE.replace("    self.wait()\n", ""), _WRITE, _WAIT, imports=_COPY),
+        ),
+        "dropped": Misconception(
+            says="The disk was slow, a second save came, and yours let it go: the file still holds the older state. "
+            "Let a save wait for the one before it.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("    self.wait()", "    if self.thread and self.thread.is_alive():\n        return"),
+                _WRITE,
+                _WAIT,
+                imports=_COPY,
+            ),
         ),
         "silent": Misconception(
             says="The disk was full, nothing was saved, and nobody was told: what is raised in a thread does not reach "
@@ -551,6 +555,17 @@ SAVER = Exercise(
                 _SAVE,
                 _WRITE,
                 _WAIT.replace("error, self.error = self.error, None", "error = self.error"),
+                imports=_COPY,
+            ),
+        ),
+        "at the end only": Misconception(
+            says="A save fails, the next one comes, and says nothing: only `wait` raises what was kept. Whoever calls "
+            "it at the end of the run hears of the full disk then. Let `save` raise it as well.",
+            example=_saver(
+                _BEGIN,
+                _SAVE.replace("self.wait()", "self.thread and self.thread.join()"),
+                _WRITE,
+                _WAIT,
                 imports=_COPY,
             ),
         ),
