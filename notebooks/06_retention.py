@@ -40,11 +40,11 @@ check("06.1", None)  # "a", "b" or "c" in place of None
 # %% [markdown]
 # ## Predict: a larger disk
 #
-# That run is over: twelve numbered files, epochs 0 to 11, and the disk is full. You copy the folder to a larger disk with `cp -r`. In the copy you call the cleanup of the recipe, which keeps the newest three of the numbered files, by their times. **Which epochs are left?**
+# That run is over: twelve numbered files, epochs 0 to 11, and the disk is full. You copy the folder to a larger disk with `cp -r`. In which order the copying comes to the files is the disk's affair; here chance draws it. In the copy you call the cleanup of the recipe, which keeps the newest three of the numbered files, by their times. **Which epochs are left?**
 #
 # - a) 9, 10 and 11: the copy has the names and the bytes of the original.
 # - b) All twelve: they were made today, so none is old.
-# - c) Three others: those that the copying came to last.
+# - c) The three that the copying came to last, whichever they are.
 
 # %%
 predict("06.2", None)
@@ -52,7 +52,7 @@ predict("06.2", None)
 # %% [markdown]
 # ## Break: nothing changed but the time
 #
-# `recipe_cleanup` is part 7.1. [`recipe_run`](../koemorph_tutorial/teaching/lifetimes.py) saves as the recipe does: the files are real, the losses made up. Then we move the run twice. `copytree` leaves each file its time; `lifetimes.copy` gives it a new one, like `cp -r`. In which order `cp -r` comes to the files depends on the disk, so here chance draws it (`seed=6`: always the same).
+# `recipe_cleanup` is part 7.1. [`recipe_run`](../koemorph_tutorial/teaching/lifetimes.py) saves as the recipe does: the files are real, the losses made up. Then we move the run twice. `copytree` leaves each file its time; `lifetimes.copy` gives it a new one, like `cp -r`. `seed` makes the order the same each time.
 
 # %%
 import shutil
@@ -64,8 +64,8 @@ from koemorph_tutorial.teaching import lifetimes
 
 
 def recipe_cleanup(folder, keep_n):
-    files = sorted(Path(folder).glob("checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-keep_n]:
+    files = Path(folder).glob("checkpoint_epoch_*.pth")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime)[:-keep_n]:
         file.unlink()
 
 
@@ -75,23 +75,29 @@ shutil.copytree("run", "moved")
 lifetimes.copy("run", "copied", seed=6)
 by_clock = lifetimes.epochs("copied")  # the oldest first
 
-one, other = ({file.name: file.read_bytes() for file in Path(folder).iterdir()} for folder in ("moved", "copied"))
-print("the same names and bytes:", one == other)
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+print("the same names and bytes:", contents("moved") == contents("copied"))
 for folder in ("moved", "copied"):
     recipe_cleanup(folder, keep_n=3)
+    left = lifetimes.epochs(folder)
     best = min(torch.load(file)["metrics"]["loss"] for file in Path(folder).iterdir())
-    print(f"{folder}: epochs {sorted(lifetimes.epochs(folder))} are left; the best loss in any file is {best}")
+    print(f"{folder}: epochs {sorted(left)} are left; the best loss in any file is {best}")
 
 # %%
 left = lifetimes.epochs("copied")
-reveal("06.2", happened="b" if len(left) == 12 else "a" if sorted(left) == [9, 10, 11] else "c")
+newest = sorted(left) == [9, 10, 11]
+reveal("06.2", happened="b" if len(left) == 12 else "a" if newest else "c")
 
 # %% [markdown]
 # Epochs 9 and 11 are gone. Epoch 0, which has hardly learned anything, was spared as one of the newest. And **where the times were right, the best is gone as well**: 0.31 is in no file any more. The cleanup counts, and never asks what a file is worth; `best_model.pth` was taken by a worse epoch (06.1).
 #
 # ## Why: a copy has a time of its own
 #
-# The time of a file says when its bytes arrived where they lie. `cp -r`, `scp -r` and many a download make new files, with new times, in an order of their own. GNU's `cp` goes by the numbers that files have on the disk (`st_ino`, lesson 02). A run that never removed a file mostly comes out in order. In one that did, new files get the numbers of old ones, and the order is lost. So the trial goes well, and the long run does not.
+# The time of a file says when its bytes were written where they lie, unless the copying puts the old time back, as `copytree` and `cp -a` do. `cp -r`, `scp -r` and many a download make new files, with new times, in an order of their own. GNU's `cp` goes by the numbers that files have on the disk (`st_ino`, lesson 02). A run that never removed a file mostly comes out in order. In one that did, new files get the numbers of old ones, and the order is lost. So the trial goes well, and the long run does not.
 
 # %%
 show(*lifetimes.two_clocks(by_clock, left, losses=losses))
@@ -120,7 +126,7 @@ cleanup("by hand", keep_n=3)
 print("left are epochs", sorted(lifetimes.epochs("by hand")))
 
 # %% [markdown]
-# Nobody saw beforehand what it would remove. [`plan_retention`](../koemorph_tutorial/retention.py) only decides. It takes what [`list_checkpoints`](../koemorph_tutorial/storage.py) has read in the files, touches none, and gives a reason for each. You read the plan; then [`carry_out`](../koemorph_tutorial/removal.py) does what it says. A plan that would leave nothing of the run, it refuses.
+# Nobody saw beforehand what it would remove. [`plan_retention`](../koemorph_tutorial/retention.py) only decides. It takes what [`list_checkpoints`](../koemorph_tutorial/storage.py) has read in the files, touches none, and gives a reason for each. You read the plan; then [`carry_out`](../koemorph_tutorial/removal.py) does what it says. A plan that keeps nothing of the run, it refuses.
 
 # %%
 from dataclasses import replace
@@ -143,27 +149,34 @@ carry_out(plan)
 print("\nleft are epochs", sorted(lifetimes.epochs("planned")))
 
 # %% [markdown]
-# Newest is what the run saved last, and the library's files say so: each names its run and counts its saves. So another run's file in the folder neither counts nor goes. (The recipe's say neither; there the epochs decide.) A `CheckpointManager` plans after each save. By hand it is `cleanup_old_checkpoints`, in a shell `koemorph prune DIR --keep-last-n 3`. These two also read the files, the newest first, until one is sound in every byte: that one never goes.
+# Newest is the file that the run saved last. The library's files say which run they are of, and count its saves: a file of another run neither counts nor goes. (The recipe's files say neither; there the epochs decide.)
 #
-# **What does a removal free?** The library writes an epoch once, and links its further names. We save the same twelve epochs with it, and plan with the best and without it.
+# A `CheckpointManager` plans after each save. By hand you call `cleanup_old_checkpoints("folder", keep_n=3)`, in a shell `koemorph prune folder --keep-last-n 3`. Both of these also read the files, the newest first, until one is sound in every byte. That one never goes.
+#
+# **What does a removal free?** The library writes an epoch once, and links its further names. We save the same twelve epochs with it, and plan twice: with `keep_best_n=1`, as above, and with 0.
 
 # %%
 from koemorph_tutorial import CheckpointManager
 
-with CheckpointManager("linked", {"model": torch.nn.Linear(9, 9)}, save_freq=1, keep_last_n=None) as checkpoints:
+state = {"model": torch.nn.Linear(9, 9)}
+with CheckpointManager("linked", state, save_freq=1, keep_last_n=None) as checkpoints:
     for epoch in checkpoints.epochs(12):
         checkpoints.save({"loss": losses[epoch]})
 
 files = list_checkpoints("linked")
 print(f"{len(files)} names, {len({file.inode for file in files})} files on the disk")
-for keep_best_n in (1, 0):
-    plan = plan_retention(files, keep_last_n=3, keep_best_n=keep_best_n)
+plans = {n: plan_retention(files, keep_last_n=3, keep_best_n=n) for n in (1, 0)}
+for keep_best_n, plan in plans.items():
     freed = [item for item in plan.files if not item.keep and item.frees]
     print(f"keep_best_n={keep_best_n}: {len(plan.removed)} names go, {len(freed)} files are freed")
-print(*[item.line() for item in plan.files if not item.keep and not item.frees])
+
+print("\nonly the plan with keep_best_n=0 says:")
+for item in plans[0].files:
+    if not item.keep and not item.frees:
+        print(item)
 
 # %% [markdown]
-# One name more, and not a byte more: `best_model.pth` is a name of the same bytes, and is never removed. **The best costs nothing.** (Where links survive, that is. `cp -r` makes three files of three names; `cp -a` and `rsync -aH` do not.)
+# One name more, and not a byte more: `best_model.pth` is a name of the same bytes, and is never removed. **The best costs nothing.** (Where links survive, that is: of these 14 names `cp -r` makes 14 files, `cp -a` and `rsync -aH` make 12.)
 #
 # **The proof.** Twenty copies in twenty orders; and a plan frees what it promised.
 
@@ -180,26 +193,27 @@ for by, choices in chosen.items():
 
 
 def bytes_in(folder):
-    return sum({file.stat().st_ino: file.stat().st_size for file in Path(folder).glob("*.pth")}.values())
+    found = [file.stat() for file in Path(folder).glob("*.pth")]
+    return sum({file.st_ino: file.st_size for file in found}.values())
 
 
-before, plan = bytes_in("linked"), plan_retention(files, keep_last_n=3)
-carry_out(plan)
-print("freed as planned:", before - bytes_in("linked") == plan.bytes_freed)
+before = bytes_in("linked")
+carry_out(plans[1])
+print("freed as planned:", before - bytes_in("linked") == plans[1].bytes_freed)
 
 # %% [markdown]
-# **How many are enough?** A longer run saves every fifth of its sixty epochs. Below, a bar is a file, from its birth to its removal. Turn the knobs until five files on the disk hold all of this: the best, an older file at most five epochs back, should the newest be damaged, and one from before the bad spell in epoch 18. (`keep_every_n` keeps every n-th epoch.)
+# **How many are enough?** A longer run numbers every fifth of its sixty epochs, and its last, 59, as a `CheckpointManager` does at the end. Below, a bar is a file, from its birth to its removal. Turn the knobs until seven files on the disk hold both of this: the best, and an epoch from 13 to 17, just before the bad spell. The last line of the caption says what is still missing. (`keep_every_n` keeps every n-th epoch. There is one way.)
 
 # %%
 stays = lifetimes.WhatStays(keep_last_n=3)
 stays.show()
 
 # %%
-stays.keep_best_n.value = 0  # the slider, moved by a line of code
+stays.keep_every_n.value = 20  # the slider, moved by a line of code
 print(stays.caption)
 
 # %% [markdown]
-# The best, epoch 37, never had a number: `best_model.pth` alone has it. What `keep_best_n=1` kept here was epoch 35, with bytes of its own.
+# Every twentieth is not the way. And the best, epoch 37, never had a number: `best_model.pth` alone has it. Which file does `keep_best_n` keep here?
 #
 # ## Practise
 #
@@ -210,7 +224,10 @@ print(stays.caption)
 
 # %%
 def what_stays(losses, keep_n):
-    """Return the epochs whose files stay: the newest `keep_n`, and the best. `losses`: epoch -> loss, in any order."""
+    """Return the epochs whose files stay: the newest `keep_n`, and the best.
+
+    `losses`: epoch -> loss, in any order.
+    """
     newest = sorted(losses)[-keep_n:]
     best = None  # your line
     return {*newest, best}
@@ -221,14 +238,17 @@ check("06.3", what_stays)
 # %% [markdown]
 # ### 06.4 ●● First a plan (7 minutes, essential)
 #
-# This works, and does it all at once. Make a plan of it that removes nothing. And a loss that is not finite is no best.
+# This works, and does it all at once. Make a plan of it that removes nothing. And a loss that is not finite is no best. (Its file still counts among the newest; `plan_retention` does not count it.)
 
 # %%
 from pathlib import Path
 
 
 def planned(folder, keep_n):
-    """Say of each file why it stays: {file name: ["newest", "best"]}, an empty list if it may go. Remove nothing."""
+    """Say of each file why it stays, and remove nothing.
+
+    {file name: ["newest", "best"]}, an empty list if it may go.
+    """
     files = {path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}
     newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]
     best = min(files, key=lambda path: files[path]["metrics"]["loss"])
@@ -241,14 +261,17 @@ check("06.4", planned)
 # %% [markdown]
 # ### 06.5 ●●● A night with a full disk (8 minutes, optional)
 #
-# In the morning the newest files are torn. And a colleague's run has saved into the same folder. Each file says whose it is: `checkpoint["run"]`. Make the cleanup hold.
+# In the morning the newest files are torn. And a colleague's run has saved into the same folder. Each file says whose it is: `checkpoint["run"]`. Make the cleanup hold. A torn file says nothing: it stays, and does not count. And a loss that is not finite is no best, as in 06.4.
 
 # %%
 from pathlib import Path
 
 
 def clean_up(folder, run, keep_n):
-    """Of the files of `run` keep the newest `keep_n` sound ones and the best, remove the others, touch nothing else."""
+    """Of the files of `run` keep the newest `keep_n` sound ones and the best.
+
+    Remove its other sound files, touch nothing else.
+    """
     files = {path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}
     newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]
     best = min(files, key=lambda path: files[path]["metrics"]["loss"])

@@ -12,12 +12,12 @@
 # ---
 
 # %% [markdown]
-# # 07 · Three bytes of noise
+# # 07 · A smaller file
 #
-# **Promise:** after this lesson old checkpoints take less of your disk, down to a ninth, and you know of every step what it gives up.
+# **Promise:** after this lesson old checkpoints take less of your disk, and you know of every step what it gains and what it gives up.
 #
 # You will be able to
-# - say which part of a float can be packed, and why;
+# - say how far a file of weights can be packed, and why;
 # - pack a file so that every bit comes back, and nobody's code runs when it is opened;
 # - leave out what nobody needs any more.
 #
@@ -83,12 +83,12 @@ class Postcard:  # the stranger, elsewhere
 
 
 save_compressed_checkpoint(checkpoint | {"postcard": Postcard()}, "stranger.pth")
-del Postcard
+del Postcard  # you have no such class, and need none
 
 with gzip.open("stranger.pth.gz") as file:  # you
     opened = pickle.load(file)
 print("opened: epoch", opened["epoch"])
-print("on your disk:", Path("you_were_here.txt").read_text())
+print("on your disk:", Path("you_were_here.txt").read_text(), end="")
 
 # %%
 reveal("07.2", happened="a" if left < 0.6 else "b" if left < 0.97 else "c")
@@ -104,9 +104,9 @@ reveal("07.2", happened="a" if left < 0.6 else "b" if left < 0.97 else "c")
 show(*floats.planes(floats.weights(original)))
 
 # %% [markdown]
-# Most weights are of much the same size. So their first byte has nearly always one of a few values. In the other planes every value comes about as often as any other, and nothing foretells it: noise. Since [Shannon, 1948](https://doi.org/10.1002/j.1538-7305.1948.tb01338.x), that is measured. A value of probability $p$ tells $-\log_2 p$ bits. The mean of that, the **entropy**, is how many bits a byte needs at least, and three of four bytes need all 8.
+# Most weights are of much the same size. So their first byte has nearly always one of a few values. In the last two planes every value comes as often as any other, and nothing foretells it: noise. The second is not far from it. (Its step is the last bit of the exponent.) Since [Shannon, 1948](https://doi.org/10.1002/j.1538-7305.1948.tb01338.x), that is measured. A value of probability $p$ tells $-\log_2 p$ bits. The mean of that over all bytes of a plane, its **entropy**, is how many bits a byte needs at least. In three of four planes that is 8, nearly.
 #
-# And gzip does not see the planes. In the file the bytes take turns: noise, noise, noise, pattern, noise, noise … It looks for strings that come again and finds hardly any; then it counts bytes, all four planes in one heap.
+# And gzip does not see the planes. In the file, where the last byte of a number comes first, they take turns: noise, noise, noise, pattern, noise, noise … It looks for strings that come again and finds hardly any; then it counts bytes, all four planes in one heap.
 #
 # It happens to experts. Ray, which trains on whole clusters, took gzip out of its checkpoints in 2022: a gigabyte, packed and unpacked, [took 34 seconds with it and 5 without](https://github.com/ray-project/ray/pull/25177). And malicious models on Hugging Face came packed by 7z: until 2025 the scanner for pickles [could not look into that](https://github.com/mmaitre314/picklescan/pull/35).
 #
@@ -165,8 +165,8 @@ from koemorph_tutorial.teaching import vowels
 
 small = compress_checkpoint("face.pth", for_inference=True, bf16=True)
 networks = [timemachine.network(path)[0] for path in ("face.pth", small)]
-before, after = (vowels.say(network) for network in networks)
-print("bitwise equal:", torch.equal(before, after))
+before, after = (vowels.say(network) for network in networks)  # a i u e o, once with each
+print("the same movements, bitwise:", torch.equal(before, after))
 print("read from the lips:", vowels.read(before), "and", vowels.read(after))
 
 show(*floats.ways("face.pth"))
@@ -237,6 +237,6 @@ if limit(weights) < 1:  # once it is yours
 #
 # - **A weight is one byte of pattern and three of noise.** Sorted, the pattern can be packed; the noise never.
 # - **Pack files, not objects:** the `.pth` comes back bit by bit, and is opened as safely as before.
-# - **The large savings are in what is left out:** the optimizer, then half the digits.
+# - **The large savings are in what is left out:** the optimizer, then half of each number.
 #
 # Next: a file has lain on a disk for months. Are its bytes still those that were written?

@@ -166,6 +166,30 @@ def test_every_way_to_make_it_slim_passes(lines: tuple[str, ...], capsys: pytest
             ),
             "`layer.weight`: expected bfloat16, found float8_e5m2",
         ),
+        (
+            (
+                "new = {n: v for n, v in checkpoint.items() if n != 'optimizer_state_dict'}",
+                "pick = lambda n, v: v if 'tracked' in n else v.bfloat16()",
+                "return new | {'model_state_dict': {n: pick(n, v) for n, v in new['model_state_dict'].items()}}",
+            ),
+            "`norm.num_batches_tracked` and `position` hold whole numbers",
+        ),
+        (
+            (
+                "new = {n: v for n, v in checkpoint.items() if n != 'optimizer_state_dict'}",
+                "pick = lambda v: v.bfloat16() if v.is_floating_point() and v.ndim else v",
+                "return new | {'model_state_dict': {n: pick(v) for n, v in new['model_state_dict'].items()}}",
+            ),
+            "`scale`: expected bfloat16, found float32",
+        ),
+        (
+            (
+                "new = {n: v for n, v in checkpoint.items() if n != 'optimizer_state_dict'}",
+                "pick = lambda v: v.bfloat16() if v.is_floating_point() else v.int()",
+                "return new | {'model_state_dict': {n: pick(v) for n, v in new['model_state_dict'].items()}}",
+            ),
+            "and something became of them",
+        ),
     ],
 )
 def test_what_is_said_of_other_slim_files_is_true(
@@ -267,6 +291,14 @@ COUNT = (PLANES, "bits = 0", "for plane in planes:", "    n = np.bincount(list(p
         (
             ("p = np.bincount(list(data)) / len(data)", "return -(p * np.log2(p)).sum() / 8"),
             "all bytes in one heap",
+        ),
+        (
+            (*COUNT, "    p = n[n > 0] / len(plane)", "    bits -= p @ np.log2(p)", "return 100 * bits / 8 / width"),
+            "that is a percentage, 82.7: the part itself is wanted",
+        ),
+        (
+            (*COUNT, "    p = n[n > 0] / len(plane)", "    bits -= np.log2(p).mean()", "return bits / 8 / width"),
+            "one that comes once has as much to say",
         ),
         (("return len(zlib.compress(data)) / len(data)",), "That is what one packer reaches"),
         (("planes = np.frombuffer(data, np.uint8).reshape(4, 7)", "return 1"), "cannot reshape array of size 20000"),

@@ -34,17 +34,31 @@ def test_every_right_way_to_find_the_best_passes(lines: tuple[str, ...], capsys:
     [
         (
             ("best = max(losses, key=losses.get)", "return {*newest, best}"),
-            "It keeps epoch 0, whose loss is the largest",
+            "It keeps epoch 5, whose loss is the largest",
         ),
         (("best = next(iter(losses))", "return {*newest, best}"), "the smallest is that of epoch 3; beside 12 and 100"),
         (("return newest",), "It keeps the newest two, and epoch 3 goes, the best of all"),
         (("best = min(losses, key=losses.get)", "return {best}"), "yours are not among them"),
         (("best = min(losses, key=losses.get)", "newest.append(best)"), "returned None: is `return` missing?"),
         (("best = min(losses, key=losses.get)", "return best"), "expected a set of epochs, found 3"),
-        (("best = min(losses, key=losses.get)", "return set(losses)"), "It keeps epoch 0"),
+        (("best = min(losses, key=losses.get)", "return set(losses)"), "beside 12 and 100 yours keeps 0, 3, 5, 7"),
+        (
+            ("best = list(losses.values()).index(min(losses.values()))", "return {*newest, best}"),
+            "It keeps 4. That is the place of the smallest loss",
+        ),
+        (("best = min(sorted(losses)[:-keep_n], key=losses.get)", "return {*newest, best}"), "Yours keeps 0, 1, 2"),
+        (
+            (
+                "stay = {*newest, min(losses, key=losses.get)}",
+                "for epoch in [*losses]:",
+                "    if epoch not in stay: del losses[epoch]",
+                "return stay",
+            ),
+            "`losses` is no longer what it was",
+        ),
         (
             ("best = sorted(losses, key=losses.get)[:3]", "return {*newest, *best}"),
-            "beside 12 and 100 yours keeps 3, 5, 7",
+            "beside 12 and 100 yours keeps 3, 7",
         ),
         (("best = sorted(losses, key=losses.get)", "return {*newest, best}"), "`what_stays` raised TypeError"),
         (("best = None", "return {*newest, best} - {0}"), "the best is None: is your line there?"),
@@ -137,6 +151,26 @@ RETURN = "return {p.name: ['newest'] * (p in newest) + ['best'] * (p == best) fo
             ),
             "it says ['newest']; expected []",
         ),
+        (
+            (
+                *LOADED[:2],
+                "newest = sorted(files, key=lambda path: files[path]['epoch'])",
+                "old = newest[:-keep_n]",
+                "newest = newest[-keep_n:]",
+                "best = min(old, key=losses.get)",
+                RETURN,
+            ),
+            "your plan calls an older one the best",
+        ),
+        (
+            (*LOADED[:2], LOADED[3], LOADED[2].replace("sorted(files", "sorted(finite"), LOADED[4], RETURN),
+            "A file whose loss is not finite is not among your newest",
+        ),
+        (
+            (*LOADED[:3], "best = min(files, key=lambda p: losses[p] if math.isfinite(losses[p]) else 9e9)", RETURN),
+            "Every loss was NaN, and your plan names a best all the same",
+        ),
+        ((*LOADED, RETURN.replace("['best']", "['best'] * (p not in newest)")), "your plan gives one reason"),
         (("raise RuntimeError('no')",), "`planned` raised RuntimeError: no"),
         (("while True: pass",), "`planned` did not come to an end within 2 seconds"),
     ],
@@ -220,7 +254,7 @@ def test_every_right_cleanup_passes(lines: tuple[str, ...], capsys: pytest.Captu
             (*OURS[:4], "    except Exception: os.remove(path); continue", OURS[5], SORTED, BEST, *REMOVE),
             "It removes the",
         ),
-        ((*OURS[:4], "    except Exception: return", OURS[5], SORTED, BEST, *REMOVE), "three torn files among seven"),
+        ((*OURS[:4], "    except Exception: return", OURS[5], SORTED, BEST, *REMOVE), "it removes nothing at all"),
         ((*OURS[:5], "    files[path] = checkpoint", SORTED, BEST, *REMOVE), "It removes files of the other run"),
         (
             (

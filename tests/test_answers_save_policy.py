@@ -330,7 +330,7 @@ def test_every_right_saver_passes(source: str, capsys: pytest.CaptureFixture[str
         (POOL, "last.result()", "last.exception()", "The disk was full, nothing was saved, and nobody was told"),
         (POOL, "last, self.last = self.last, None", "last = self.last", "the old error is raised again"),
         (POOL, "path)\n    def wait", "path).result()\n    def wait", "`save` returned only when the disk was done"),
-        (QUEUE, "        self.jobs.join()\n", "", "after `wait` there is no file: does it wait for the thread"),
+        (QUEUE, "        self.jobs.join()\n", "", "after `wait` there is no whole file: does it wait for the thread"),
         (QUEUE, "self.errors.append(error)", "pass", "The disk was full, nothing was saved, and nobody was told"),
         (QUEUE, "copy.deepcopy(state), path", "{'epoch': 1}, path", "what is stored is not the state"),
         (QUEUE, "copy.deepcopy(state), path", "[state], path", "what is stored is not the state that was handed over"),

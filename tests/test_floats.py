@@ -70,6 +70,17 @@ def test_what_shuffle_zstd_reaches_is_close_to_the_limit_and_not_below(file: Pat
     assert limit < packed(data) < limit + 0.015
 
 
+def test_the_whole_file_gets_below_that_because_a_twelfth_of_it_is_no_number(file: Path, tmp_path: Path) -> None:
+    """As the praise for exercise 07.5 says."""
+    checkpoint, size = torch.load(file), file.stat().st_size
+    numbers = floats._bytes_of([*checkpoint["model_state_dict"].values(), *floats._moments(checkpoint)])
+    rest = size - len(numbers)
+    assert 0.9 / 12 < rest / size < 1.1 / 12
+    small = compress_checkpoint(file, output=tmp_path / "small.shuffle.pth").stat().st_size
+    assert 0.79 < small / size < 0.81
+    assert small - packed(numbers) * len(numbers) < 0.5 * rest
+
+
 def test_the_recipe_s_file_is_opened_by_pickle_alone(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.pth.gz"
     with gzip.open(path, "wb") as target:

@@ -137,17 +137,16 @@ def test_the_run_of_the_widget_has_its_best_between_two_numbers_and_before_its_e
     assert min(LOSSES[18:21]) > 0.05 + LOSSES[17]  # the bad spell
 
 
-def test_the_task_in_the_lesson_can_be_done_with_five_files_and_not_with_four() -> None:
-    fewest = 99
+def test_the_task_in_the_lesson_can_be_done_with_seven_files_and_in_one_way() -> None:
+    done = []
     for last in range(2, 14):
-        for best in range(3):
+        for best in range(6):
             for every in (None, 10, 15, 20, 25, 30):
                 for milestones in ((), MILESTONES):
                     history = live(keep_last_n=last, keep_best_n=best, keep_every_n=every, milestones=milestones)
-                    back = history.next_newest or 0
-                    if back >= 54 and min(file.epoch for file in history.files) < 18:
-                        fewest = min(fewest, history.copies[-1])
-    assert fewest == 5
+                    if any(13 <= file.epoch < 18 for file in history.files):
+                        done.append((history.copies[-1], last, best, every, milestones))
+    assert [(7, 2, 0, 15, ())] == [way for way in done if way[0] <= 7]
 
 
 # --------------------------------------------------------------------------------------------------------- the figures
@@ -279,7 +278,7 @@ def test_a_knob_that_is_turned_turns_its_rule(stays: WhatStays, knob: str, value
     assert live(keep_last_n=3) == stays.history
     slider.value = value
     assert live(**{"keep_last_n": 3, **rules}) == stays.history
-    assert str(stays.history) == stays.caption
+    assert stays.caption.startswith(f"{stays.history}\nThe task: the best: is there. ")
     assert [label.value for label in stays._labels] == stays.caption.splitlines()
     assert picture != bytes(stays._image.value)
     slider.value = before
@@ -290,6 +289,22 @@ def test_a_knob_cannot_ask_for_one_file(stays: WhatStays) -> None:
     stays.keep_last_n.value = 1
     assert 2 == stays.keep_last_n.value
     stays.keep_last_n.value = 3
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"keep_last_n": 3}, "One of the epochs 13 to 17: missing. At most 7 files: yes."),
+        ({"keep_last_n": 3, "keep_every_n": 15}, "One of the epochs 13 to 17: epoch 15 is there. At most 7 files: no."),
+        (
+            {"keep_last_n": 2, "keep_best_n": 0, "keep_every_n": 15},
+            "One of the epochs 13 to 17: epoch 15 is there. At most 7 files: yes.",
+        ),
+        ({"keep_last_n": 7}, "One of the epochs 13 to 17: missing. At most 7 files: no."),
+    ],
+)
+def test_the_caption_says_what_of_the_task_holds(rules: dict[str, Any], says: str) -> None:
+    assert f"The task: the best: is there. {says}" == WhatStays(**rules).caption.splitlines()[-1]
 
 
 def test_it_begins_as_it_is_told() -> None:

@@ -54,6 +54,8 @@ LOSSES = tuple(
     for epoch in range(60)
 )
 
+BEFORE_THE_SPELL, FEW = range(13, 18), 7  # the lesson's task: an epoch of these, in so many files
+
 # Why a file stays: a word of the reason that a plan gives -> how it looks. The first that fits colours the bar.
 _LOOKS: Mapping[str, tuple[str, str]] = {
     "best": (GREEN, "*"),
@@ -458,7 +460,7 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.keep_every_n = SelectionSlider(options=steps, value=keep_every_n or 0, description="keep_every_n", **look)
         self.milestones = Checkbox(milestones, description="milestones 10, 25, 50", indent=False)
         self.epoch = IntSlider(epoch, 0, len(LOSSES) - 1, description="after epoch", **look)
-        self._image, self._labels = Image(layout=Layout(max_width="900px")), (Label(), Label(), Label())
+        self._image, self._labels = Image(layout=Layout(max_width="900px")), tuple(Label() for _ in range(4))
         knobs = (self.keep_last_n, self.keep_best_n, self.keep_every_n, self.milestones, self.epoch)
         for knob in knobs:
             knob.observe(self._moved, "value")
@@ -486,13 +488,21 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     @property
     def caption(self) -> str:
-        """What is to be seen, in words."""
-        return str(self.history)
+        """What is to be seen, in words, and in the last line what of the lesson's task holds."""
+        history = self.history
+        spell = [file.epoch for file in history.files if file.epoch in BEFORE_THE_SPELL]
+        there = f"epoch {min(spell)} is there" if spell else "missing"
+        few = "yes" if history.copies[-1] <= FEW else "no"
+        first, last = BEFORE_THE_SPELL[0], BEFORE_THE_SPELL[-1]
+        best = "is there" if any(file.kind == "best" for file in history.files) else "missing"
+        return (
+            f"{history}\n"
+            f"The task: the best: {best}. One of the epochs {first} to {last}: {there}. At most {FEW} files: {few}."
+        )
 
     def _moved(self, change: object = None) -> None:
-        figure, caption = timeline(self.history, epochs=len(LOSSES))
-        self._image.value = to_png(figure)
-        for label, line in zip(self._labels, caption.splitlines(), strict=True):
+        self._image.value = to_png(timeline(self.history, epochs=len(LOSSES))[0])
+        for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
             label.value = line
 
     def __repr__(self) -> str:
@@ -500,8 +510,8 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         shown: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        figure, caption = timeline(self.history, epochs=len(LOSSES), titled=f"{self.rules}\n{self.caption}")
-        return shown | {"image/png": to_png(figure), "text/plain": caption}
+        figure, _ = timeline(self.history, epochs=len(LOSSES), titled=f"{self.rules}\n{self.caption}")
+        return shown | {"image/png": to_png(figure), "text/plain": self.caption}
 
     def show(self) -> None:
         """Display it in a notebook, print its caption elsewhere."""

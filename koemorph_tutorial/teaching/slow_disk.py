@@ -46,7 +46,7 @@ class SlowDisk:
         self._save = torch.save
         self._hook, threading.excepthook = threading.excepthook, lambda _: None  # what a thread raises is looked for
         torch.save = self._torch_save  # type: ignore[assignment]
-        builtins.open = io.open = self._open_file  # type: ignore[assignment]
+        builtins.open = io.open = self._open_file
         return self
 
     def __exit__(

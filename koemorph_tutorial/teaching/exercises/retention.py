@@ -58,7 +58,7 @@ PREDICTION = Choice(
             reply="None is old, but each is older than the next, be it by a second. Three are always the newest.",
         ),
         "c": Option(
-            text="Three others: those that the copying came to last.",
+            text="The three that the copying came to last, whichever they are.",
             reply="The time of a copy is the time of the copying. So the last three to be copied are the “newest”, "
             "whatever they hold.",
         ),
@@ -73,9 +73,11 @@ PREDICTION = Choice(
 def _examine_stays(what_stays: Any) -> None:
     if is_untouched(what_stays, _stays("None  # your line")):
         raise NotAttemptedError
-    # In the order of a listing, which is none; the best is neither the first, nor the newest, nor the lowest number.
-    losses = {5: 0.4, 12: 0.5, 0: 0.9, 3: 0.2, 100: 0.6, 7: 0.3}
-    found = what_stays(dict(losses), 2)
+    # In the order of a listing, which is none. The best, the worst, the first, the lowest number and the place of the
+    # best are five different numbers, and none is among the newest.
+    losses = {7: 0.3, 5: 0.9, 12: 0.5, 0: 0.6, 3: 0.2, 100: 0.4}
+    given = dict(losses)
+    found = what_stays(given, 2)
     if is_nothing(found):
         raise WrongAnswerError("`what_stays` returned None: is `return` missing?")
     if not isinstance(found, (set, frozenset, list, tuple)):
@@ -85,8 +87,9 @@ def _examine_stays(what_stays: Any) -> None:
         raise WrongAnswerError(
             f"of the epochs {_listed(losses)} the newest two are 12 and 100; yours are not among them"
         )
-    for extra, name in ((0, "number"), (0.2, "value"), ((3, 0.2), "item"), ((0.2, 3), "item")):
-        if extra in kept:
+    others = {0: "number", 5: "largest", 4: "place", 0.2: "value", (3, 0.2): "item", (0.2, 3): "item"}
+    for extra, name in others.items():
+        if kept == {extra, 12, 100}:
             raise WrongAnswerError(name)
     if kept == {12, 100}:
         raise WrongAnswerError("newest")
@@ -97,6 +100,8 @@ def _examine_stays(what_stays: Any) -> None:
             f"of the losses {losses} the smallest is that of epoch 3; beside 12 and 100 yours keeps "
             f"{printable(_listed(kept - {12, 100}), 60)}"
         )
+    if given != losses:
+        raise WrongAnswerError("right, and `losses` is no longer what it was: decide, and remove nothing")
     found = what_stays({0: 0.5, 1: 0.1, 2: 0.3}, 2)
     if is_nothing(found) or set(found) != {1, 2}:
         raise WrongAnswerError(
@@ -112,7 +117,10 @@ def _listed(items: Iterable[Any]) -> str:
 def _stays(line: str) -> str:
     return f'''\
 def what_stays(losses, keep_n):
-    """Return the epochs whose files stay: the newest `keep_n`, and the best. `losses`: epoch -> loss, in any order."""
+    """Return the epochs whose files stay: the newest `keep_n`, and the best.
+
+    `losses`: epoch -> loss, in any order.
+    """
     newest = sorted(losses)[-keep_n:]
     best = {line}
     return {{*newest, best}}
@@ -126,9 +134,19 @@ STAYS = Exercise(
     examine=_examine_stays,
     misconceptions={
         "number": Misconception(
-            says="It keeps epoch 0, whose loss is the largest: `min` of a dict goes through its keys, and these are "
-            "the epochs. Tell it by what to compare them.",
+            says="It keeps epoch 0, whose number is the smallest, and not its loss: `min` of a dict goes through its "
+            "keys, and these are the epochs. Tell it by what to compare them.",
             example=_stays("min(losses)"),
+        ),
+        "largest": Misconception(
+            says="It keeps epoch 5, whose loss is the largest. The smaller a loss, the better: the best is at the "
+            "other end.",
+            example=_stays("max(losses, key=losses.get)"),
+        ),
+        "place": Misconception(
+            says="It keeps 4. That is the place of the smallest loss, counted from 0, and there is no such epoch: what "
+            "is asked for is the epoch that stands there.",
+            example=_stays("list(losses.values()).index(min(losses.values()))"),
         ),
         "value": Misconception(
             says="It keeps 0.2. That is the smallest loss, and a loss is no file: what is asked for is the epoch that "
@@ -156,14 +174,25 @@ STAYS = Exercise(
 # ------------------------------------------------------------------------------------------------ 06.4
 
 
-def _save(folder: Path, losses: Mapping[int, float], *, of: Mapping[int, str] | None = None) -> Path:
-    """Make a folder of numbered checkpoints whose times lie; `of` names the run of an epoch, if it is not "ours"."""
+def _save(
+    folder: Path,
+    losses: Mapping[int, float],
+    *,
+    of: Mapping[int, str] | None = None,
+    weights: Mapping[int, int] | None = None,
+) -> Path:
+    """Make a folder of numbered checkpoints whose times lie.
+
+    `of` names the run of an epoch, if it is not "ours"; `weights` says how many numbers it holds, if it is not one.
+    """
     import torch
 
     folder.mkdir()
     for epoch, loss in losses.items():
         path = folder / numbered_name(epoch)
-        torch.save({"epoch": epoch, "run": (of or {}).get(epoch, "ours"), "metrics": {"loss": loss}}, path)
+        model = {"weight": torch.zeros((weights or {}).get(epoch, 1))}
+        whose = (of or {}).get(epoch, "ours")
+        torch.save({"epoch": epoch, "run": whose, "metrics": {"loss": loss}, "model_state_dict": model}, path)
         os.utime(path, (1e9 - epoch, 1e9 - epoch))
     return folder
 
@@ -180,13 +209,13 @@ def _examine_planned(planned: Any) -> None:
     newest = {1000: ["newest"], 1001: ["newest"]}
     _expect_plan(planned, _save(Path("plain"), losses), {8: ["best"], **newest}, "")
     both = _save(Path("both"), losses | {1001: 0.1})
-    _expect_plan(planned, both, {**newest, 1001: ["best", "newest"]}, "one")
+    _expect_plan(planned, both, {**newest, 1001: ["best", "newest"]}, "both")
     for nan in losses:  # `min` stays with a NaN that it meets first, and in which order it meets them is chance
         best = min(losses.keys() - {nan}, key=lambda epoch: losses[epoch])
         right = {epoch: [*["best"] * (epoch == best), *newest.get(epoch, ())] for epoch in losses}
         _expect_plan(planned, _save(Path(f"nan{nan}"), losses | {nan: math.nan}), right, "nan")
     _expect_plan(planned, _save(Path("inf"), losses | {3: -math.inf}), {8: ["best"], **newest}, "inf")
-    _expect_plan(planned, _save(Path("none"), dict.fromkeys(losses, math.nan)), newest, "nan", raised="none")
+    _expect_plan(planned, _save(Path("none"), dict.fromkeys(losses, math.nan)), newest, "named", raised="none")
 
 
 def _expect_plan(
@@ -200,7 +229,7 @@ def _expect_plan(
             raise WrongAnswerError(raised) from error
         raise
     if _there(folder) != before:
-        raise WrongAnswerError("removes")
+        raise WrongAnswerError("deed" if is_nothing(found) else "removes")
     if is_nothing(found):
         raise WrongAnswerError("`planned` returned None: is `return` missing?")
     if not isinstance(found, Mapping):
@@ -219,19 +248,32 @@ def _expect_plan(
             raise WrongAnswerError(f"of {name} it says {printable(repr(reasons), 60)}; expected a list of reasons")
         if sorted(reasons) != expected[name]:
             says = f"of {name} it says {printable(repr(reasons), 60)}; expected {expected[name]}"
-            is_about = otherwise == "one" or ("best" in reasons) != ("best" in expected[name])
-            raise WrongAnswerError(otherwise if otherwise and is_about else says)
+            raise WrongAnswerError(_diagnosis(otherwise, set(reasons), set(expected[name])) or says)
+
+
+def _diagnosis(otherwise: str, reasons: set[str], expected: set[str]) -> str:
+    """Name what went wrong with a file in the folder that `otherwise` stands for; "" if it is something else."""
+    if otherwise == "both":
+        return "older" if reasons - expected == {"best"} else "one" if len(expected & reasons) == 1 else ""
+    if otherwise and expected - reasons == {"newest"}:  # where all are finite it was found
+        return "dropped"
+    return otherwise if ("best" in reasons) != ("best" in expected) else ""
+
+
+def _imports(body: str) -> str:
+    return "from pathlib import Path\n" + ("import math\n" if "math." in body else "")
 
 
 def _planned(*lines: str) -> str:
     body = "\n    ".join(lines)
-    imports = "import math\n" if "math." in body else ""
     return f'''\
-from pathlib import Path
-{imports}
+{_imports(body)}
 
 def planned(folder, keep_n):
-    """Say of each file why it stays: {{file name: ["newest", "best"]}}, an empty list if it may go. Remove nothing."""
+    """Say of each file why it stays, and remove nothing.
+
+    {{file name: ["newest", "best"]}}, an empty list if it may go.
+    """
     files = {{path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}}
     newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]
     {body}
@@ -256,6 +298,11 @@ PLANNED = Exercise(
             "Leave the deed to another function.",
             example=_planned(_FINITE, _BEST, *_DEED[1:], _REASONS),
         ),
+        "deed": Misconception(
+            says="It removes files, as before, and returns no plan. In place of the last two lines return a dict: for "
+            "each file its name and a list of reasons.",
+            example=_planned(_FINITE, _BEST, *_DEED[1:]),
+        ),
         "kept only": Misconception(
             says="It says nothing of the files that may go. These are the ones that somebody wants to read about "
             "before they are gone: name every file, with an empty list if nothing speaks for it.",
@@ -276,6 +323,25 @@ PLANNED = Exercise(
                 "if best:",
                 '    plan[best.name] = ["best"]',
                 "return plan",
+            ),
+        ),
+        "older": Misconception(
+            says="The newest file was also the best, and your plan calls an older one the best. The best is to be "
+            "sought among all the files, and not only among those that may go.",
+            example=_planned(_FINITE.replace("if ", "if path not in newest and "), _BEST, _REASONS),
+        ),
+        "dropped": Misconception(
+            says="A file whose loss is not finite is not among your newest. It is no best; but it was saved last, and "
+            "for that it stays. Leave `newest` as it was.",
+            example=_planned(_FINITE, "newest = [path for path in newest if path in finite]", _BEST, _REASONS),
+        ),
+        "named": Misconception(
+            says="Every loss was NaN, and your plan names a best all the same. There is none then, and the newest "
+            "stay.",
+            example=_planned(
+                'loss = {path: files[path]["metrics"]["loss"] for path in files}',
+                "best = min(files, key=lambda path: loss[path] if abs(loss[path]) < math.inf else math.inf)",
+                _REASONS,
             ),
         ),
         "nan": Misconception(
@@ -309,21 +375,27 @@ PLANNED = Exercise(
 def _examine_clean_up(clean_up: Any) -> None:
     if is_untouched(clean_up, _clean_up(*_NAIVE)):
         raise NotAttemptedError
-    _expect_left(clean_up, _save(Path("plain"), {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.6}), {1, 3, 4})
+    losses = {3: 0.5, 8: 0.2, 999: 0.4, 1000: 0.3, 1001: 0.6}
+    left = _left(clean_up, _save(Path("plain"), losses))
+    if left == {8, 999, 1001}:
+        raise WrongAnswerError("names")
+    _expect(left, {8, 1000, 1001}, "five files of one run, where epoch 8 is the best")
 
     losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.1, 6: 0.1}
-    torn = _save(Path("torn"), losses)
+    torn = _save(Path("torn"), losses, weights={5: 4000})
     os.truncate(torn / numbered_name(4), 0)
-    for epoch in (5, 6):
+    for epoch in (5, 6):  # one of them is larger than any that is sound
         os.truncate(torn / numbered_name(epoch), (torn / numbered_name(epoch)).stat().st_size // 2)
     left = _left(clean_up, torn, raised="raises")
     if not {4, 5, 6} <= left:
         raise WrongAnswerError("torn")
     if not {2, 3} <= left:
         raise WrongAnswerError("counted")
+    if left == losses.keys():
+        raise WrongAnswerError("gives up")
     _expect(left, {1, 2, 3, 4, 5, 6}, "three torn files among seven, where epoch 1 is the best")
 
-    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.05, 6: 0.6, 7: 0.3}
+    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.05, 5: 0.1, 6: 0.6, 7: 0.3}
     theirs = {4: "theirs", 5: "theirs", 7: "theirs"}
     left = _left(clean_up, _save(Path("two"), losses, of=theirs))
     if not theirs.keys() <= left:
@@ -333,23 +405,40 @@ def _examine_clean_up(clean_up: Any) -> None:
     if 1 not in left:
         raise WrongAnswerError("their best")
     _expect(left, {1, 3, 4, 5, 6, 7}, "two runs in one folder, ours with the epochs 0, 1, 2, 3 and 6")
+    if _left(clean_up, _save(Path("asked"), losses, of=theirs), run="theirs", keep_n=1) != losses.keys() - {5}:
+        raise WrongAnswerError("fixed")
+    alike = {4: "ours, too", 5: "our", 6: "not ours"}
+    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.6, 6: 0.7}
+    if _left(clean_up, _save(Path("alike"), losses, of=alike)) != losses.keys() - {0}:
+        raise WrongAnswerError("alike")
 
     nobody = _save(Path("nobody"), {4: 0.1, 5: 0.2}, of=theirs)
     _expect(_left(clean_up, nobody, raised="nothing"), {4, 5}, "a folder without a file of our run")
 
+    losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.6}
+    for bad in (math.nan, -math.inf):
+        for epoch in losses:  # where `min` meets a NaN is chance, as in 06.4
+            best = min(losses.keys() - {epoch}, key=lambda other: losses[other])
+            left = _left(clean_up, _save(Path(f"{bad}{epoch}"), losses | {epoch: bad}))
+            if not {3, 4} <= left:
+                raise WrongAnswerError("dropped")
+            if left != {best, 3, 4}:
+                raise WrongAnswerError("finite")
+    left = _left(clean_up, _save(Path("none"), dict.fromkeys(losses, math.nan)), raised="no best")
+    _expect(left, {3, 4}, "five files whose losses are all NaN")
 
-def _left(clean_up: Any, folder: Path, *, raised: str = "") -> set[int]:
+
+def _left(clean_up: Any, folder: Path, *, run: str = "ours", keep_n: int = 2, raised: str = "") -> set[int]:
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     try:
-        clean_up(str(folder), "ours", 2)
+        clean_up(str(folder), run, keep_n)
     except Exception as error:
         if raised:
             raise WrongAnswerError(raised) from error
         raise
+    if any(before.get(path) != path.read_bytes() for path in Path().rglob("*") if path.is_file()):
+        raise WrongAnswerError("moved")
     return _there(folder)
-
-
-def _expect_left(clean_up: Any, folder: Path, right: set[int]) -> None:
-    _expect(_left(clean_up, folder), right, "five files of one run, where epoch 1 is the best")
 
 
 def _expect(left: set[int], right: set[int], what: str) -> None:
@@ -361,11 +450,13 @@ def _expect(left: set[int], right: set[int], what: str) -> None:
 def _clean_up(*lines: str) -> str:
     body = "\n    ".join(lines)
     return f'''\
-from pathlib import Path
-
+{_imports(body)}
 
 def clean_up(folder, run, keep_n):
-    """Of the files of `run` keep the newest `keep_n` sound ones and the best, remove the others, touch nothing else."""
+    """Of the files of `run` keep the newest `keep_n` sound ones and the best.
+
+    Remove its other sound files, touch nothing else.
+    """
     {body}
 '''
 
@@ -385,7 +476,7 @@ _READ = (
     '    if checkpoint["run"] == run:',
     "        files[path] = checkpoint",
 )
-_KEEP = (_NAIVE[1], f"best = min(files, {_LOSS}, default=None)", *_DEED[1:])
+_KEEP = (_NAIVE[1], _FINITE, _BEST, *_DEED[1:])
 
 CLEAN_UP = Exercise(
     asks="A night with a full disk",
@@ -406,6 +497,14 @@ CLEAN_UP = Exercise(
                 *(line.replace("continue", "path.unlink()") for line in _READ[:6]),
                 "        continue",
                 *_READ[6:],
+                *_KEEP,
+            ),
+        ),
+        "gives up": Misconception(
+            says="Where a file is torn, it removes nothing at all, and the disk stays full. Pass over that file alone "
+            "and go on with the next: `try` stands inside the loop, and `continue` goes on.",
+            example=_clean_up(
+                *(line.replace("continue", "return") for line in _READ),
                 *_KEEP,
             ),
         ),
@@ -452,18 +551,59 @@ CLEAN_UP = Exercise(
                 *_DEED[1:],
             ),
         ),
+        "names": Misconception(
+            says="It sorts by the names of the files, and letters know no numbers: `checkpoint_epoch_1000` comes "
+            "before `checkpoint_epoch_999`. Sort by the epoch that stands in the file.",
+            example=_clean_up(*_READ, "newest = sorted(files)[-keep_n:]", *_KEEP[1:]),
+        ),
+        "fixed": Misconception(
+            says="Asked for the run `theirs` and for one newest file, it does something else: two of its three files "
+            "were to stay, the newest and the best. Go by `run` and `keep_n`, as they are given.",
+            example=_clean_up(*(line.replace("== run", '== "ours"') for line in _READ), *_KEEP),
+        ),
+        "alike": Misconception(
+            says="Other runs in the folder had names like ours, longer ones or a shorter one, and it took their files "
+            "for ours. Two runs are the same if their whole names are: `==`.",
+            example=_clean_up(*(line.replace('["run"] == run', '["run"].startswith(run)') for line in _READ), *_KEEP),
+        ),
+        "moved": Misconception(
+            says="It writes, or gives a file another name. That frees nothing, and the disk is full: what need not "
+            "stay is removed with `unlink`, and nothing else is touched.",
+            example=_clean_up(*_READ, *_KEEP[:-1], '    path.rename(path.with_suffix(".old"))'),
+        ),
+        "dropped": Misconception(
+            says="A file whose loss is not finite is not among your newest. It is no best; but it can be loaded and "
+            "was saved last, and for that it stays.",
+            example=_clean_up(*_READ, _FINITE, _KEEP[0].replace("sorted(files", "sorted(finite"), *_KEEP[2:]),
+        ),
+        "finite": Misconception(
+            says="One loss was not finite, and its file stayed as the best, or the best went. The rule of 06.4 holds "
+            "here as well: only a finite loss can be the best.",
+            example=_clean_up(*_READ, _KEEP[0], _BEST.replace("finite", "files"), *_DEED[1:]),
+        ),
+        "no best": Misconception(
+            says="Every loss was NaN, and it raises an error. There is no best then, and the newest stay: `min` takes "
+            "a `default`.",
+            example=_clean_up(
+                *_READ,
+                "if not files:",
+                "    return",
+                *(line.replace(", default=None", "") for line in _KEEP),
+            ),
+        ),
         "nothing": Misconception(
             says="In a folder without a file of our run it raises an error: `min` of nothing. There is nothing to "
             "remove then. `min` takes a `default`.",
             example=_clean_up(*_READ, _KEEP[0], *_DEED),
         ),
     },
-    hint="Fill `files` in a loop: `try` to load, `continue` where that fails, take what is of this `run`. The other "
-    "lines stay; `min` gets a `default=None`.",
+    hint="Fill `files` in a loop: `try` to load, `continue` where that fails, take what is of this `run`. Of these "
+    "`newest` and the `finite` ones of 06.4 are chosen; `min` gets a `default=None`.",
     solution=_clean_up(*_READ, *_KEEP),
-    why="What cannot be read, and what is of others, neither counts nor goes. `list_checkpoints` asks each file whose "
-    "it is, and `cleanup_old_checkpoints` compares the checksums as well: a file can be loaded and still be damaged "
-    "(lesson 08).",
+    why="What cannot be read, and what is of others, neither counts nor goes. The library's own files name their run "
+    "in a way that `list_checkpoints` and `cleanup_old_checkpoints` know; that of these files, made for the exercise, "
+    "they do not. And `cleanup_old_checkpoints` compares checksums: a file can be loaded and still be damaged (lesson "
+    "08).",
 )
 
 

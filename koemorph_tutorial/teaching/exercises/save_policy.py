@@ -59,7 +59,7 @@ PREDICTION = Choice(
             "comes, and between two of them any number of epochs may pass.",
         ),
         "c": Option(
-            text="Ten or more: the best may have come early, and few epochs teach so small a network enough.",
+            text="Ten or more: the best of a run may come early.",
             reply="The best model is safe, the run is not. For whoever wants to use the network that may be enough. "
             "Whoever wants to train on has lost nearly everything.",
         ),
@@ -426,12 +426,10 @@ def _stored(path: str) -> dict[str, Any]:
 
     try:
         stored = torch.load(path)
-    except FileNotFoundError as error:
+    except Exception as error:  # none, or the beginning of one
         raise WrongAnswerError(
-            "after `wait` there is no file: does it wait for the thread, and does that save?"
+            "after `wait` there is no whole file: does it wait for the thread, and does that save?"
         ) from error
-    except Exception as error:
-        raise WrongAnswerError(f"after `wait` the file cannot be loaded: {first_line(error)}") from error
     if not isinstance(stored, dict) or list(stored) != list(_state(0)):
         raise WrongAnswerError("what is stored is not the state that was handed over")
     return stored
