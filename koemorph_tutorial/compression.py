@@ -115,8 +115,8 @@ def _refuse_pickle(start: bytes | bytearray, path: Path) -> None:
     if start[:1] == b"\x80" and start[2:14] != _LEGACY:
         raise UnsupportedCheckpointError(
             f"{path}: expected a file of torch.save in it, found a plain pickle, as gzip and pickle.dump write it: to "
-            "open it is to run what it names, so it is not opened; if you trust who made it, open it there and write "
-            "it anew with save_compressed_checkpoint"
+            "open it is to run what it names, so it is not opened; if you trust who made it, unpickle it yourself and "
+            "write it anew with save_compressed_checkpoint"
         )
 
 

@@ -151,7 +151,7 @@ print("\nleft are epochs", sorted(lifetimes.epochs("planned")))
 # %% [markdown]
 # Newest is the file that the run saved last. The library's files say which run they are of, and count its saves: a file of another run neither counts nor goes. (The recipe's files say neither; there the epochs decide.)
 #
-# A `CheckpointManager` plans after each save. By hand you call `cleanup_old_checkpoints("folder", keep_n=3)`, in a shell `koemorph prune folder --keep-last-n 3`. Both of these also read the files, the newest first, until one is sound in every byte. That one never goes.
+# A `CheckpointManager` plans after each save. By hand you call `cleanup_old_checkpoints("folder", keep_n=3)`, in a shell `koemorph prune folder --keep-last-n 3`. `cleanup_old_checkpoints` and `prune` also read the files, the newest first, until one is sound in every byte. That one never goes.
 #
 # **What does a removal free?** The library writes an epoch once, and links its further names. We save the same twelve epochs with it, and plan twice: with `keep_best_n=1`, as above, and with 0.
 
@@ -173,7 +173,7 @@ for keep_best_n, plan in plans.items():
 print("\nonly the plan with keep_best_n=0 says:")
 for item in plans[0].files:
     if not item.keep and not item.frees:
-        print(item)
+        print(item.line())
 
 # %% [markdown]
 # One name more, and not a byte more: `best_model.pth` is a name of the same bytes, and is never removed. **The best costs nothing.** (Where links survive, that is: of these 14 names `cp -r` makes 14 files, `cp -a` and `rsync -aH` make 12.)

@@ -172,7 +172,24 @@ def test_every_way_to_make_it_slim_passes(lines: tuple[str, ...], capsys: pytest
                 "pick = lambda n, v: v if 'tracked' in n else v.bfloat16()",
                 "return new | {'model_state_dict': {n: pick(n, v) for n, v in new['model_state_dict'].items()}}",
             ),
-            "`norm.num_batches_tracked` and `position` hold whole numbers",
+            "`norm.num_batches_tracked` and `position` hold whole numbers, which bfloat16 cannot keep",
+        ),
+        (
+            ("return checkpoint | {'optimizer_state_dict': None}",),
+            "its name is still there, with nothing behind it",
+        ),
+        (("return checkpoint | {'optimizer_state_dict': {}}",), "its name is still there, with nothing behind it"),
+        (
+            ("return checkpoint | {'optimizer_state_dict': {'state': {}, 'param_groups': []}}",),
+            "`optimizer_state_dict` is still in it, with other contents",
+        ),
+        (
+            (
+                "new = {n: v for n, v in checkpoint.items() if n != 'optimizer_state_dict'}",
+                "pick = lambda v: v.bfloat16() if v.is_floating_point() else v + 1",
+                "return new | {'model_state_dict': {n: pick(v) for n, v in new['model_state_dict'].items()}}",
+            ),
+            "`norm.num_batches_tracked`: expected 1000003 as before, found 1000004 (int64)",
         ),
         (
             (
@@ -188,7 +205,7 @@ def test_every_way_to_make_it_slim_passes(lines: tuple[str, ...], capsys: pytest
                 "pick = lambda v: v.bfloat16() if v.is_floating_point() else v.int()",
                 "return new | {'model_state_dict': {n: pick(v) for n, v in new['model_state_dict'].items()}}",
             ),
-            "and something became of them",
+            "`norm.num_batches_tracked` holds the same as before, as int32: it was int64",
         ),
     ],
 )
@@ -299,6 +316,17 @@ COUNT = (PLANES, "bits = 0", "for plane in planes:", "    n = np.bincount(list(p
         (
             (*COUNT, "    p = n[n > 0] / len(plane)", "    bits -= np.log2(p).mean()", "return bits / 8 / width"),
             "one that comes once has as much to say",
+        ),
+        (
+            (
+                "n = len(data) // width",
+                "planes = [data[i * n : (i + 1) * n] for i in range(width)]",
+                *COUNT[1:],
+                "    p = n[n > 0] / len(plane)",
+                "    bits -= p @ np.log2(p)",
+                "return bits / 8 / width",
+            ),
+            "four quarters of the data",
         ),
         (("return len(zlib.compress(data)) / len(data)",), "That is what one packer reaches"),
         (("planes = np.frombuffer(data, np.uint8).reshape(4, 7)", "return 1"), "cannot reshape array of size 20000"),

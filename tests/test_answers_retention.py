@@ -130,6 +130,7 @@ RETURN = "return {p.name: ['newest'] * (p in newest) + ['best'] * (p == best) fo
         ((*LOADED, "return {p.name: ['newest'] for p in files}"), "it says ['newest']; expected []"),
         ((*LOADED, RETURN.replace("best']", "beste']")), "it says ['beste']; expected ['best']"),
         ((*LOADED, "for p in files: os.remove(p)", RETURN), "It makes a plan, and still removes files"),
+        ((*LOADED, "for p in files: os.remove(p)"), "It removes files, as before, and returns no plan"),
         ((*LOADED[:3], "best = min(files, key=losses.get)", RETURN), "One loss was NaN"),
         ((*LOADED[:3], "best = min(sorted(files), key=losses.get)", RETURN), "One loss was NaN"),
         ((*LOADED[:3], "best = min(sorted(files)[::-1], key=losses.get)", RETURN), "One loss was NaN"),
@@ -196,20 +197,21 @@ OURS = (
     "    if checkpoint['run'] == run: files[path] = checkpoint",
 )
 SORTED = "newest = sorted(files, key=lambda path: files[path]['epoch'])"
-BEST = "best = min(files, key=lambda path: files[path]['metrics']['loss'], default=None)"
+FINITE = "finite = [path for path in files if math.isfinite(files[path]['metrics']['loss'])]"
+BEST = f"{FINITE}; best = min(finite, key=lambda path: files[path]['metrics']['loss'], default=None)"
 REMOVE = ("for path in files:", "    if path not in newest[-keep_n:] and path != best: os.remove(path)")
 
 
 def clean_up(*lines: str) -> str:
     body = "\n    ".join(lines)
-    return f"import os\nfrom pathlib import Path\ndef clean_up(folder, run, keep_n):\n    {body}\n"
+    return f"import math, os\nfrom pathlib import Path\ndef clean_up(folder, run, keep_n):\n    {body}\n"
 
 
 @pytest.mark.parametrize(
     "lines",
     [
         (*OURS, SORTED, BEST, *REMOVE),
-        (*OURS, "if len(files) <= keep_n: return", SORTED, BEST.replace(", default=None", ""), *REMOVE),
+        (*OURS, "if len(files) <= keep_n: return", SORTED, BEST, *REMOVE),
         (
             "sound = []",
             "for name in os.listdir(folder):",
@@ -217,7 +219,7 @@ def clean_up(*lines: str) -> str:
             "    except BaseException: pass",
             "ours = sorted([(c['epoch'], c['metrics']['loss'], p) for p, c in sound if c['run'] == run], reverse=True)",
             "for epoch, loss, path in ours[keep_n:]:",
-            "    if loss > min(l for _, l, _ in ours): path.unlink()",
+            "    if not loss == min((l for _, l, _ in ours if math.isfinite(l)), default=0): path.unlink()",
         ),
     ],
 )
@@ -230,17 +232,17 @@ def test_every_right_cleanup_passes(lines: tuple[str, ...], capsys: pytest.Captu
     [
         (
             ("pass",),
-            "five files of one run, where epoch 1 is the best, and the newest two are to stay: left were 0, 1, 2",
+            "five files of one run, where epoch 8 is the best, and the newest two are to stay: left were 3, 8, 999",
         ),
-        ((*OURS, SORTED, "best = None", *REMOVE), "left were 3, 4; expected 1, 3, 4"),
-        ((*OURS, "newest, best = [], None", *REMOVE), "left were none; expected 1, 3, 4"),
+        ((*OURS, SORTED, "best = None", *REMOVE), "left were 1000, 1001; expected 8, 1000, 1001"),
+        ((*OURS, "newest, best = [], None", *REMOVE), "left were none; expected 8, 1000, 1001"),
         (
             (*OURS, SORTED, BEST, REMOVE[0], REMOVE[1].replace("-keep_n", "-keep_n - 1")),
-            "left were 1, 2, 3, 4; expected",
+            "left were 8, 999, 1000, 1001; expected",
         ),
         (
             (*OURS, "newest = sorted(files, key=os.path.getmtime)", BEST, *REMOVE),
-            "left were 0, 1; expected 1, 3, 4",
+            "left were 3, 8; expected 8, 1000, 1001",
         ),
         (
             (*OURS[:4], "    except EOFError: continue", OURS[5], SORTED, BEST, *REMOVE),
@@ -270,6 +272,48 @@ def test_every_right_cleanup_passes(lines: tuple[str, ...], capsys: pytest.Captu
         (
             (*OURS, SORTED, BEST.replace(", default=None", ""), *REMOVE),
             "In a folder without a file of our run it raises",
+        ),
+        ((*OURS, "newest = sorted(files)", BEST, *REMOVE), "It sorts by the names of the files"),
+        ((*OURS, SORTED, BEST, REMOVE[0], REMOVE[1].replace("-keep_n", "-2")), "Asked for the run `theirs`"),
+        ((*OURS[:5], OURS[5].replace("run:", "'ours':"), SORTED, BEST, *REMOVE), "Asked for the run `theirs`"),
+        (
+            (*OURS[:5], "    if run.startswith(checkpoint['run']): files[path] = checkpoint", SORTED, BEST, *REMOVE),
+            "Other runs in the folder had names like ours",
+        ),
+        (
+            (*OURS[:5], "    if run in checkpoint['run']: files[path] = checkpoint", SORTED, BEST, *REMOVE),
+            "Other runs in the folder had names like ours",
+        ),
+        (
+            (*OURS, SORTED, BEST, REMOVE[0], REMOVE[1].replace("os.remove(path)", "os.rename(path, 'gone')")),
+            "It writes, or gives a file another name",
+        ),
+        (
+            (*OURS, SORTED, BEST, *REMOVE, "for path in files: open(path, 'ab').write(b'1') if path == best else 0"),
+            "It writes",
+        ),
+        (  # by its size, and not by trying
+            (
+                "paths = [p for p in Path(folder).iterdir() if p.stat().st_size > 1000]",
+                "files = {p: c for p in paths if (c := torch.load(p))['run'] == run}",
+                SORTED,
+                BEST,
+                *REMOVE,
+            ),
+            "A torn file makes `torch.load` raise an error",
+        ),
+        ((*OURS, SORTED, BEST.replace("math.isfinite", "bool"), *REMOVE), "One loss was not finite"),
+        ((*OURS, SORTED, BEST.replace("math.isfinite(", "not math.isnan("), *REMOVE), "One loss was not finite"),
+        (
+            (
+                *OURS[:5],
+                "    c = checkpoint",
+                "    if c['run'] == run and math.isfinite(c['metrics']['loss']): files[path] = c",
+                SORTED,
+                BEST,
+                *REMOVE,
+            ),
+            "Such a file goes when it is old",
         ),
     ],
 )

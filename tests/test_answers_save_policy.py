@@ -138,7 +138,17 @@ def test_every_right_setting_passes(lines: tuple[str, ...], capsys: pytest.Captu
             ),
             "epochs of 24 hours it returns {'every_minutes': 30}: that is a save after every 30 minutes of work.",
         ),
-        (("return {'every_minutes': 30}",), "where you say nothing it is 5"),
+        (("return {'every_minutes': interval_seconds / 60}",), "where you say nothing it is 5"),
+        (("return {'every_minutes': 30}",), "{'every_minutes': 30} (`save_freq` is 5): that is a save after every 5 m"),
+        (("return {'every_minutes': interval_seconds}",), "(`save_freq` is 5): that is a save after every 5 minutes"),
+        (("return {'save_freq': 30}",), "epochs of 10 minutes it returns {'save_freq': 30}: that is a save after eve"),
+        (
+            (
+                "if epoch_seconds < 900: return {'save_freq': interval_seconds // epoch_seconds}",
+                "return {'every_minutes': interval_seconds / 60}",
+            ),
+            "an interval of 12 hours and epochs of 61.7 minutes it returns {'every_minutes': 720.0} (`save_freq` is 5)",
+        ),
         (
             (
                 "if epoch_seconds < 2 * interval_seconds:",
@@ -221,7 +231,7 @@ class Saver:
             state, path = self.jobs.get()
             try:
                 torch.save(state, path)
-            except OSError as error:
+            except Exception as error:
                 self.errors.append(error)
             self.jobs.task_done()
     def save(self, state, path):
@@ -247,7 +257,7 @@ class Saver:
     def write(self, data, path):
         try:
             Path(path).write_bytes(data)
-        except OSError as e:
+        except Exception as e:
             self.error = e
     def wait(self):
         if self.thread is not None:
@@ -279,7 +289,7 @@ class Saver:
             state = copy.deepcopy(state)
             self.copied.set()
             torch.save(state, path)
-        except OSError as e:
+        except Exception as e:
             self.error = e
     def wait(self):
         if self.thread is not None:
@@ -288,6 +298,10 @@ class Saver:
         if error:
             raise error
 """
+
+
+def test_whoever_writes_bytes_needs_to_catch_no_more_than_a_disk_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "05.5: passed" in said_to("05.5", HEAD + WRITES.replace("except Exception", "except OSError"), capsys)
 
 
 @pytest.mark.parametrize("how", FILES)
@@ -345,6 +359,8 @@ def test_every_right_saver_passes(source: str, capsys: pytest.CaptureFixture[str
         (THROUGH_MEMORY, "if self.thread is None: return", "", "`Saver` raised AttributeError: 'NoneType' object has"),
         (COPIES_ELSEWHERE, "        self.copied.wait()\n", "", "Copied, but too late"),
         (QUEUE, "(copy.deepcopy(state), path)", "(state, path)", "the file holds a weight of afterwards"),
+        (QUEUE, "except Exception", "except OSError", "`torch.save` raises a RuntimeError then, no OSError"),
+        (COPIES_ELSEWHERE, "except Exception", "except OSError", "`torch.save` raises a RuntimeError then, no OSError"),
         (WRITES, "self.thread.start()", "", "nobody writes: does it start a thread that does?"),
         (
             QUEUE,

@@ -36,7 +36,9 @@ def test_a_day_is_told_in_words_and_the_picture_shows_as_much() -> None:
     assert len(face.patches) > 20
     assert ["you", "formula"] == [label.get_text() for label in score.get_yticklabels()]
     assert DAYS == len(score.lines[0].get_xdata())  # type: ignore[arg-type]
-    assert "in the background: done" in play(10, 0, background=True)[1]
+    behind = play(10, 0, background=True)[1]
+    assert "in the background: done" in behind
+    assert "The formula, every 30 min in front: 27 h 18 min." in behind
 
 
 def test_a_run_that_takes_longer_than_the_picture_has_room_for_points_out_of_it() -> None:

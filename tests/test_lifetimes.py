@@ -278,7 +278,7 @@ def test_a_knob_that_is_turned_turns_its_rule(stays: WhatStays, knob: str, value
     assert live(keep_last_n=3) == stays.history
     slider.value = value
     assert live(**{"keep_last_n": 3, **rules}) == stays.history
-    assert stays.caption.startswith(f"{stays.history}\nThe task: the best: is there. ")
+    assert stays.caption.startswith(f"{stays.history}\nThe task: the best is there. ")
     assert [label.value for label in stays._labels] == stays.caption.splitlines()
     assert picture != bytes(stays._image.value)
     slider.value = before
@@ -304,7 +304,7 @@ def test_a_knob_cannot_ask_for_one_file(stays: WhatStays) -> None:
     ],
 )
 def test_the_caption_says_what_of_the_task_holds(rules: dict[str, Any], says: str) -> None:
-    assert f"The task: the best: is there. {says}" == WhatStays(**rules).caption.splitlines()[-1]
+    assert f"The task: the best is there. {says}" == WhatStays(**rules).caption.splitlines()[-1]
 
 
 def test_it_begins_as_it_is_told() -> None:

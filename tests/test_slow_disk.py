@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_a_full_disk_is_full_once_for_every_way_to_it(write: Callable[[Path], An
     assert min((tmp_path / name).stat().st_size for name in ("before", "after")) >= len(DATA)
     assert not (tmp_path / "full").exists() or len((tmp_path / "full").read_bytes()) == 0
     assert (disk.in_front, disk.overlapping) == (True, False)
+
+
+def test_a_disk_that_is_really_full_says_the_same_of_torch(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limit[1]))
+    try:
+        with pytest.raises(RuntimeError):
+            torch.save(DATA, tmp_path / "file")
+        with pytest.raises(OSError, match="large"):
+            (tmp_path / "file").write_bytes(DATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with SlowDisk(full=2):
+        with pytest.raises(RuntimeError, match="file write failed"):
+            torch.save(DATA, tmp_path / "file")
+        with pytest.raises(OSError, match="No space"):
+            (tmp_path / "file").write_bytes(DATA)
 
 
 def test_what_is_read_or_kept_in_memory_or_text_is_no_write(tmp_path: Path) -> None:

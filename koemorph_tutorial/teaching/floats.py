@@ -164,7 +164,7 @@ def _draw_plane(figure: Figure, column: int, plane: Bytes, told: float) -> None:
         part = min(max(told - cell, 0), 1)
         cells.add_artist(Rectangle((cell + 0.05, 0.55), 0.9 * part, facecolor=colour, edgecolor="none", **box))
         cells.add_artist(Rectangle((cell + 0.05, 0.55), 0.9, facecolor="none", edgecolor=BLACK, **box))
-    cells.text(0.05, 0.3, f"{told:.1f} bits of 8", va="center", fontweight="bold" if told < 7 else "normal")
+    cells.text(0.05, 0.3, f"{told:.2f} bits of 8", va="center", fontweight="bold" if told < 7 else "normal")
     cells.set(xlim=(0, 8), ylim=(0, 1))
     cells.set_axis_off()
 
@@ -174,7 +174,7 @@ def _told(numbers: int, told: Sequence[float]) -> str:
     limit = sum(told) / 8 / len(told)
     return (
         f"The bytes of {numbers:,} weights, sorted into four planes. Bits that a byte tells, of 8, from the sign on: "
-        f"{bits}.\nWhoever packs them byte by byte can leave no less than {about(limit)}."
+        f"{bits}.\nWhoever packs them byte by byte, by one table for each plane, can leave no less than {about(limit)}."
     )
 
 
@@ -232,7 +232,12 @@ def draw_ways(found: Sequence[Way]) -> tuple[Figure, str]:
     sizes = ", ".join(f"{way.name} {about(way.left)}" for way in found)
     slowest = min((way for way in found if way.writes), key=lambda way: way.writes or 0)
     said = textwrap.fill(f"What is left of the file: {sizes}.", 100, break_on_hyphens=False)
-    return figure, f"{said}\nThe slowest to write is {slowest.name}."
+    measured = (
+        f"The slowest to write is {slowest.name}. Speeds are of the floats, in memory; their axis is logarithmic."
+    )
+    if any(way.writes is None for way in found):
+        measured += "\nWhere no dot is, none was measured: the same packing, of fewer bytes."
+    return figure, f"{said}\n{measured}"
 
 
 def _draw_speeds(ax: Axes, found: Sequence[Way]) -> None:
@@ -242,7 +247,7 @@ def _draw_speeds(ax: Axes, found: Sequence[Way]) -> None:
         ("to read", [found[row].reads for row in rows], {"marker": "D", "color": BLACK, "markerfacecolor": "white"}),
     ):
         ax.plot(speeds, rows, linestyle="", markersize=8, label=label, **look)  # type: ignore[arg-type]
-    ax.set(xscale="log", xlabel="MB in a second", xlim=(10, 20_000))
+    ax.set(xscale="log", xlabel="MB in a second, in memory", xlim=(10, 20_000))
     ax.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
     ax.minorticks_off()
     ax.legend(loc="lower right", title="further to the right: faster", alignment="left")

@@ -136,13 +136,13 @@ def _mood(yours: float, formula: float) -> str:
 
 
 def _told(yours: Run, formula: Run, day: int, scores: Mapping[str, Sequence[float]]) -> str:
-    background = "" if yours.hold_up == SAVE else " in the background"
+    how, its_unit = (" in the background", "min in front") if yours.hold_up < SAVE else ("", "minutes")
     mine, its = (sum(minutes) / 60 / DAYS for minutes in scores.values())
     faster = sum(you < it for you, it in zip(*scores.values(), strict=True))
     return (
-        f"Day {day}, a save every {yours.interval} minutes{background}: done after {_hours(yours.total)}; "
+        f"Day {day}, a save every {yours.interval} minutes{how}: done after {_hours(yours.total)}; "
         f"{_hours(yours.lost)} of work done twice.\n"
-        f"The formula, every {FORMULA} minutes: {_hours(formula.total)}. "
+        f"The formula, every {FORMULA} {its_unit}: {_hours(formula.total)}. "
         f"Mean of {DAYS} days: {mine:.1f} h against {its:.1f} h; you were faster on {faster}."
     )
 

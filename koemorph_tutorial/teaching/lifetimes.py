@@ -494,10 +494,10 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
         there = f"epoch {min(spell)} is there" if spell else "missing"
         few = "yes" if history.copies[-1] <= FEW else "no"
         first, last = BEFORE_THE_SPELL[0], BEFORE_THE_SPELL[-1]
-        best = "is there" if any(file.kind == "best" for file in history.files) else "missing"
+        best = "is there" if any(file.kind == "best" for file in history.files) else "is missing"
         return (
             f"{history}\n"
-            f"The task: the best: {best}. One of the epochs {first} to {last}: {there}. At most {FEW} files: {few}."
+            f"The task: the best {best}. One of the epochs {first} to {last}: {there}. At most {FEW} files: {few}."
         )
 
     def _moved(self, change: object = None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures.thread
+import errno
 import io
 import os
 import queue
@@ -20,6 +21,11 @@ from typing import Any, Self
 HELD, SLOW = 1.0, 0.3  # seconds: for what would wait for ever, and for a write to a slow disk
 
 _open = builtins.open
+
+
+class _FullError(OSError):
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class SlowDisk:
@@ -68,7 +74,7 @@ class SlowDisk:
         """Begin a write, when and if the disk lets it.
 
         Raises:
-            OSError: it is full.
+            _FullError: it has no space.
         """
         who = threading.current_thread()
         if who in self._writing:  # torch.save has opened a file
@@ -88,7 +94,7 @@ class SlowDisk:
                 time.sleep(SLOW)
             if is_full:
                 self.failed = who
-                raise OSError(28, "No space left on device")
+                raise _FullError
             yield
         finally:
             with self._lock:
@@ -98,8 +104,11 @@ class SlowDisk:
         if not isinstance(target, (str, os.PathLike)):  # memory, or a file that was opened
             self._save(state, target, *more, **options)
             return
-        with self.writing():
-            self._save(state, target, *more, **options)
+        try:
+            with self.writing():
+                self._save(state, target, *more, **options)
+        except _FullError:  # as torch says it, whose writer is not Python's
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed") from None
 
     def _open_file(self, file: Any, mode: str = "r", buffering: int = -1, *more: Any, **options: Any) -> Any:
         if not isinstance(file, (str, os.PathLike)) or "b" not in mode or not {*mode} & {*"wxa+"}:
@@ -122,7 +131,7 @@ class _File(io.FileIO):
             with self._disk.writing():
                 self._full = False
         if self._full:  # it stays so for whoever flushes once more
-            raise OSError(28, "No space left on device")
+            raise _FullError
         return super().write(data)
 
 

@@ -1,4 +1,4 @@
-"""What every change must pass in a real JupyterLab, by `.ci/run`: three lessons, their sliders, and the dark theme.
+"""What every change must pass in a real JupyterLab, by `.ci/run`: five lessons, their sliders, and the dark theme.
 
 `make browser` runs this and then every lesson with every answer, which takes some minutes.
 """
@@ -17,10 +17,11 @@ EDGE = 4  # pixels: an image ends between two of the screen's
 
 
 @pytest.mark.parametrize(
-    ("number", "theme", "has_slider"), [("01", "Light", False), ("04", "Light", True), ("08", "Dark", True)]
+    ("number", "theme", "sliders_each"),
+    [("01", "Light", 0), ("04", "Light", 1), ("05", "Dark", 1), ("06", "Light", 4), ("08", "Dark", 1)],
 )
-def test_a_lesson_runs_and_its_slider_moves_the_face(
-    project: Path, lab: str, page: Page, number: str, theme: str, has_slider: bool
+def test_a_lesson_runs_and_its_sliders_move_the_picture(
+    project: Path, lab: str, page: Page, number: str, theme: str, sliders_each: int
 ) -> None:
     (lesson,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
     copy = project / "outputs/my-notebooks" / lesson.name
@@ -28,10 +29,12 @@ def test_a_lesson_runs_and_its_slider_moves_the_face(
     run_all(page, copy)
     assert_white_ground(page)
     assert_no_label_is_cut_off(page)
-    sliders = page.locator(".jp-Notebook .widget-vbox:has(> img)").filter(has=page.locator("[role=slider]"))
-    assert has_slider == (sliders.count() > 0)
-    for widget in sliders.all():
-        assert_keys_move(page, widget.locator("[role=slider]"), widget.locator("img"))
+    widgets = page.locator(".jp-Notebook .widget-vbox:has(> img)").filter(has=page.locator("[role=slider]"))
+    assert bool(sliders_each) == (widgets.count() > 0)
+    for widget in widgets.all():
+        assert sliders_each == widget.locator("[role=slider]").count()
+        for handle in widget.locator("[role=slider]").all():
+            assert_keys_move(page, handle, widget.locator("img"))
 
 
 def assert_white_ground(page: Page) -> None:

@@ -200,13 +200,22 @@ def _examine_slim(slim: Any) -> None:
     if not isinstance(found, Mapping):
         raise WrongAnswerError(f"expected a dict, found {printable(type(found).__name__, 60)}")
     if "optimizer_state_dict" in found:
-        raise WrongAnswerError("optimizer")
+        raise WrongAnswerError(_what_is_left_of_it(found["optimizer_state_dict"], before["optimizer_state_dict"]))
     if missing := [name for name in before if name not in found and name != "optimizer_state_dict"]:
         raise WrongAnswerError("lost" if len(missing) > 1 else f"`{missing[0]}` has gone as well: it may be needed")
     for name in ("epoch", "metrics", "config"):
         if not same(found[name], before[name]):
             raise WrongAnswerError(f"`{name}` is not what it was: only the weights were to change")
     _expect_halved(found["model_state_dict"], before["model_state_dict"])
+
+
+def _what_is_left_of_it(found: Any, before: Any) -> str:
+    """Say what an answer has where the optimizer was: all of it, nothing, or something else."""
+    if same(found, before):
+        return "optimizer"
+    if found is None or (isinstance(found, Mapping) and not found):
+        return "emptied"
+    return "`optimizer_state_dict` is still in it, with other contents: nobody needs it who only uses the network"
 
 
 def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -237,8 +246,8 @@ def _expect_halved(found: Any, before: Mapping[str, Tensor]) -> None:
         raise WrongAnswerError("float16")
     if all(value.dtype == before[name].dtype for name, value in floats.items()):
         raise WrongAnswerError("whole")
-    if any(not _alike({name: found[name]}, {name: before[name]}) for name in before.keys() - floats.keys()):
-        raise WrongAnswerError("counter")
+    for name in [name for name in before if name not in floats]:
+        _expect_whole(name, found[name], before[name])
     for name, value in floats.items():
         if value.dtype != torch.bfloat16:
             types = printable(str(value.dtype).removeprefix("torch."))
@@ -247,6 +256,19 @@ def _expect_halved(found: Any, before: Mapping[str, Tensor]) -> None:
             raise WrongAnswerError(f"`{name}`: expected bfloat16, found {types}")
         if not torch.allclose(value.double(), before[name].double(), rtol=2**-7, atol=0):
             raise WrongAnswerError(f"`{name}` holds other numbers than before: {value.flatten()[:3].tolist()} …")
+
+
+def _expect_whole(name: str, found: Tensor, before: Tensor) -> None:
+    import torch
+
+    if _alike({name: found}, {name: before}):
+        return
+    if found.dtype == torch.bfloat16:
+        raise WrongAnswerError("counter")
+    types = printable(str(found.dtype).removeprefix("torch."))
+    if found.dtype != before.dtype and torch.equal(found.double(), before.double()):
+        raise WrongAnswerError(f"`{name}` holds the same as before, as {types}: it was int64, and only floats change")
+    raise WrongAnswerError(f"`{name}`: expected {before.tolist()} as before, found {found.tolist()} ({types})")
 
 
 def _slim(*lines: str) -> str:
@@ -302,6 +324,15 @@ SLIM = Exercise(
                 'return checkpoint | {"model_state_dict": halved}',
             ),
         ),
+        "emptied": Misconception(
+            says="The optimizer is gone, and its name is still there, with nothing behind it. Leave out the name too: "
+            "who asks for it later should hear that it is missing, and not be handed an empty one.",
+            example=_slim(
+                _STATE,
+                f"halved = {{name: {_BF16} for name, v in weights.items()}}",
+                'return checkpoint | {"model_state_dict": halved, "optimizer_state_dict": None}',
+            ),
+        ),
         "lost": Misconception(
             says="Only the weights are left. Whoever finds this file in a year will want to know its epoch, how good "
             "it was, and the settings to build the network by (lesson 04). They are small: keep them.",
@@ -328,8 +359,8 @@ SLIM = Exercise(
             example=_slim(*_halved("v.half() if v.is_floating_point() else v")),
         ),
         "counter": Misconception(
-            says="`norm.num_batches_tracked` and `position` hold whole numbers, and something became of them: as a "
-            "bfloat16, which keeps about three digits, 1,000,003 is 999,424. Halve floats only: "
+            says="`norm.num_batches_tracked` and `position` hold whole numbers, which bfloat16 cannot keep: it has "
+            "about three digits, and 1,000,003 becomes 999,424. Halve floats only: "
             "`is_floating_point()`.",
             example=_slim(*_halved("v.bfloat16()")),
         ),
@@ -415,6 +446,7 @@ def _what_was_computed(limit: Any, found: float, right: float) -> str:
     for name, wrong in (
         ("nats", right * math.log(2)),
         ("mixed", plane_entropies(_WEIGHTS, 1)[0] / 8),
+        ("quarters", float(np.mean([plane_entropies(each.tobytes(), 1)[0] for each in bytes_.reshape(4, -1)])) / 8),
         ("distinct", distinct),
         ("unweighed", unweighed),
         ("saved", 1 - right),
@@ -477,6 +509,11 @@ LIMIT = Exercise(
                 "return -(p * np.log2(p)).sum() / 8",
             ),
         ),
+        "quarters": Misconception(
+            says="Those are four quarters of the data, one behind the other, and no planes: in each the four bytes of "
+            "a number are mixed. A plane is every fourth byte: `.reshape(-1, width).T`.",
+            example=_limit("planes = planes.T.reshape(width, -1)", *_bits_of(_COUNT, _P, _ADD)),
+        ),
         "distinct": Misconception(
             says="You count how many values occur, not how often each does. A value that comes once in a thousand "
             "times may have a long code if the frequent ones have short ones: weigh each by its probability.",
@@ -527,9 +564,9 @@ LIMIT = Exercise(
     "bits per byte. Add up the planes, and divide by 8 · width.",
     solution=_limit(*_bits_of(_COUNT, _P, _ADD)),
     why="Run the next cell again: the limit of this network's weights, and what `shuffle-zstd` makes of them. The two "
-    "are close, so no packer that takes a byte at a time has much left to win, however long it tries. To get lower, "
-    "leave something out, or know more than how often a byte occurs. (The whole file gets lower, to 80 %: a twelfth of "
-    "it is names and headers, which are full of patterns.)",
+    "are close, so no packer that takes a byte at a time, by one table for a plane, has much left to win. To get "
+    "lower, leave something out, or know more than how often a byte occurs in its plane. (The whole file gets lower, "
+    "to 80 %: a twelfth of it is names and headers, which are full of patterns.)",
 )
 
 

@@ -443,8 +443,8 @@ def _left(clean_up: Any, folder: Path, *, run: str = "ours", keep_n: int = 2, ra
 
 def _expect(left: set[int], right: set[int], what: str) -> None:
     if left != right:
-        are = _listed(left) or "none"
-        raise WrongAnswerError(f"{what}, and the newest two are to stay: left were {are}; expected {_listed(right)}")
+        are, expected = (", ".join(map(str, sorted(epochs))) or "none" for epochs in (left, right))
+        raise WrongAnswerError(f"{what}, and the newest two are to stay: left were {are}; expected {expected}")
 
 
 def _clean_up(*lines: str) -> str:
@@ -515,8 +515,7 @@ CLEAN_UP = Exercise(
                 *_READ[:5],
                 '        checkpoint = {"epoch": int(path.stem[17:]), "metrics": {"loss": float("inf")}, "run": run}',
                 *_READ[6:],
-                _KEEP[0],
-                _KEEP[1],
+                *_KEEP[:3],
                 'torn = {path for path in files if files[path]["metrics"]["loss"] == float("inf")}',
                 "for path in files.keys() - {*newest, best, *torn}:",
                 "    path.unlink()",
@@ -533,7 +532,7 @@ CLEAN_UP = Exercise(
             example=_clean_up(
                 *_READ[:6],
                 "    files[path] = checkpoint",
-                *_KEEP[:2],
+                *_KEEP[:3],
                 "for path in files.keys() - {*newest, best}:",
                 '    if files[path]["run"] == run:',
                 "        path.unlink()",
@@ -577,8 +576,8 @@ CLEAN_UP = Exercise(
             example=_clean_up(*_READ, _FINITE, _KEEP[0].replace("sorted(files", "sorted(finite"), *_KEEP[2:]),
         ),
         "finite": Misconception(
-            says="One loss was not finite, and its file stayed as the best, or the best went. The rule of 06.4 holds "
-            "here as well: only a finite loss can be the best.",
+            says="One loss was not finite, and its file stayed though it was old, or the best went. The rule of 06.4 "
+            "holds here as well: only a finite loss can be the best. Such a file goes when it is old, like any other.",
             example=_clean_up(*_READ, _KEEP[0], _BEST.replace("finite", "files"), *_DEED[1:]),
         ),
         "no best": Misconception(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -54,9 +55,9 @@ PREDICTION = Choice(
             "most of its epochs are not its best. And it is the long run that has much to lose.",
         ),
         "b": Option(
-            text="Four to nine: new bests come as often as a save every few epochs would.",
-            reply="Nobody sees to that. A save every few epochs is a promise, a new best is an event: it comes when it "
-            "comes, and between two of them any number of epochs may pass.",
+            text="Four to nine: any epoch may be the best, so about half of them are lost.",
+            reply="On average that is so, where a run learns no more and its loss only goes up and down. One run is "
+            "not the average. And even half of a long run is much to lose.",
         ),
         "c": Option(
             text="Ten or more: the best of a run may come early.",
@@ -172,14 +173,17 @@ AGAIN = Exercise(
 _SETTINGS = [field.name for field in fields(CheckpointSettings)]
 
 
-_SHORT = ((1800, 60), (1800, 600), (3600, 1700), (600, 100), (7200, 240), (1800, 1300))  # interval, epoch: in seconds
-_LONGER = ((1800, 7200), (900, 86400), (1800, 3700), (1800, 2400), (600, 1000), (3600, 5400), (7200, 10000))
+_CASES = (  # interval and epoch, in seconds
+    *((1800, 60), (1800, 600), (3600, 1700), (600, 100), (7200, 240), (1800, 1300)),
+    *((1800, 7200), (900, 86400), (1800, 3700), (1800, 2400), (600, 1000), (3600, 5400), (7200, 10000)),
+    (43200, 3700),  # a long epoch, and yet a short one
+)
 
 
 def _examine_setting(setting_for: Any) -> None:
     if is_untouched(setting_for, _setting('return {"save_freq": int(interval_seconds / epoch_seconds)}')):
         raise NotAttemptedError
-    for interval, epoch in (*_SHORT, *_LONGER):
+    for interval, epoch in _CASES:
         _compare(setting_for, interval, epoch)
 
 
@@ -205,20 +209,23 @@ def _compare(setting_for: Any, interval: int, epoch: int) -> None:
     least, most = (0.5, 2) if epoch < interval else (0.9, 1.1)
     if least * interval <= apart <= most * interval:
         return
-    if settings.every_minutes == interval:
-        raise WrongAnswerError("seconds")
     if epoch < interval:
-        if "save_freq" not in answer:
-            raise WrongAnswerError("swapped" if _whole_epochs(setting_for) is not None else "always minutes")
-        if settings.save_freq == round(interval / 60):
+        if "save_freq" not in answer and _whole_epochs(setting_for) is not None:
+            raise WrongAnswerError("swapped")
+        if answer == {"every_minutes": interval / 60} and setting_for(7200, 240) == {"every_minutes": 120}:
+            raise WrongAnswerError("always minutes")
+        if settings.save_freq == round(interval / 60) and _asked(setting_for, 7200, 240).get("save_freq") == 120:
             raise WrongAnswerError("minutes")
         if _whole_epochs(setting_for) == 4:
             raise WrongAnswerError("upside down")
+    elif settings.every_minutes == interval:
+        raise WrongAnswerError("seconds")
     elif apart == epoch and (interval, epoch) == (1800, 7200):
         raise WrongAnswerError("at least one")
     elif apart == epoch and (interval, epoch) == (1800, 2400):
         raise WrongAnswerError("a little longer")
-    raise WrongAnswerError(f"{case}: that is a save after every {_time(apart)} of work.")
+    default = "" if "save_freq" in answer or apart != settings.save_freq * epoch else " (`save_freq` is 5)"
+    raise WrongAnswerError(f"{case}{default}: that is a save after every {_time(apart)} of work.")
 
 
 def _whole_epochs(setting_for: Any) -> Any:
@@ -291,8 +298,8 @@ SETTING = Exercise(
             ),
         ),
         "seconds": Misconception(
-            says="Right, but for a unit: you were given seconds, and `every_minutes` counts minutes. So it saves 60 "
-            "times too rarely.",
+            says="Right, but for a unit: you were given seconds, and `every_minutes` counts minutes. 1800 of them are "
+            "30 hours.",
             example=_setting(
                 _LONG,
                 '    return {"every_minutes": interval_seconds}',
@@ -305,8 +312,8 @@ SETTING = Exercise(
             example=_setting(_LONG, _MINUTES, 'return {"save_freq": round(interval_seconds / 60)}'),
         ),
         "float": Misconception(
-            says="`save_freq` is a whole number of epochs, and `/` makes a float even of whole numbers: the manager "
-            "refuses it. `round` or `int` makes a whole one.",
+            says="`save_freq` is a whole number of epochs, and yours is a float, as `/` makes it even of whole "
+            "numbers: the manager refuses it. `round` or `int` makes a whole one.",
             example=_setting(_LONG, _MINUTES, 'return {"save_freq": interval_seconds / epoch_seconds}'),
         ),
         "upside down": Misconception(
@@ -396,7 +403,7 @@ def _says_what_went_wrong(new_saver: Any) -> None:
     saver = new_saver()
     with SlowDisk(full=1):
         saver.save(_state(6), "full.pth")
-        if not _raises(saver.wait):
+        if not _raises_in_time(saver.wait):
             raise WrongAnswerError("silent")
         if _raises(lambda: saver.save(_state(7), "full.pth")) or _raises(saver.wait):
             raise WrongAnswerError("for ever")
@@ -419,6 +426,15 @@ def _raises(function: Callable[[], object]) -> bool:
     except Exception:
         return True
     return False
+
+
+def _raises_in_time(function: Callable[[], object]) -> bool:
+    """Say whether it raises; it does not if it waits for ever, for a thread that the full disk has ended."""
+    raised: list[bool] = []
+    thread = threading.Thread(target=lambda: raised.append(_raises(function)), daemon=True)
+    thread.start()
+    thread.join(5 * HELD)
+    return raised == [True]
 
 
 def _stored(path: str) -> dict[str, Any]:
@@ -537,7 +553,8 @@ SAVER = Exercise(
         ),
         "silent": Misconception(
             says="The disk was full, nothing was saved, and nobody was told: what is raised in a thread does not reach "
-            "the one who started it. Catch it there, keep it, raise it in `wait`.",
+            "the one who started it. Catch it there, whatever it is (`torch.save` raises a RuntimeError then, no "
+            "OSError), keep it, raise it in `wait`.",
             example=_saver(
                 _BEGIN,
                 _SAVE.replace("self.write", "torch.save"),
