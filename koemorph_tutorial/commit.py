@@ -20,7 +20,7 @@ from typing import Any
 
 from .durable import link, refusals_named, sync_directory
 from .plain import check_plain
-from .records import LAST_NAME, Best, CheckpointError, CheckpointSettings, Position
+from .records import LAST_NAME, Best, CheckpointError, CheckpointSettings, Position, UnsavableStateError
 from .retention import Plan, carry_out, plan_retention
 from .save_policy import Decision
 from .snapshot import Snapshot
@@ -46,11 +46,12 @@ class _Flight:
 
     def __init__(self, decision: Decision, commit: Callable[[], None], held: object) -> None:
         self.decision = decision
+        self.is_over = False
         self._commit, self._held = commit, held
-        self._turn, self._over = threading.Lock(), threading.Event()
-        self._sure = self._begun = self._called_off = False
-        self._thread = 0
         self._pool = ThreadPoolExecutor(1, "koemorph-save")  # which the interpreter waits for at its end
+        self._starter, self._thread = threading.get_ident(), 0
+        self.is_called_off = self._submitted = self._begun = False
+        self._turn, self._running = threading.Lock(), threading.Lock()
 
     def start(self) -> None:
         """Begin.
@@ -59,38 +60,43 @@ class _Flight:
             RuntimeError: there can be no more threads, as at the end of the interpreter; then it never begins.
         """
         try:
+            self._submitted = True
             self._pool.submit(self._run)
-        except RuntimeError:
-            self._called_off = True
+        except BaseException:
+            self._call_off()
             raise
-        self._sure = True
-        self._pool.shutdown(wait=False)
+        finally:
+            self._pool.shutdown(wait=False)  # its thread ends when it has done this
 
     def _run(self) -> None:
-        with self._turn:
-            self._begun = not self._called_off
-        try:
-            if self._begun:
-                self._thread = threading.get_ident()
-                self._commit()
-        finally:
-            self._over.set()
+        with self._running:
+            with self._turn:
+                self._begun = not self.is_called_off
+            try:
+                if self._begun:
+                    self._thread = threading.get_ident()
+                    self._commit()
+            finally:
+                self.is_over = True
 
-    @property
-    def is_over(self) -> bool:
-        return self._over.is_set()
+    def _call_off(self) -> None:
+        with self._turn:
+            self.is_called_off = not self._begun
+            self.is_over |= self.is_called_off
 
     @property
     def is_current(self) -> bool:
         return self._thread == threading.get_ident()
 
     def wait(self) -> None:
-        """Wait for its end. One whose start was interrupted, and that has not begun, never will."""
-        with self._turn:
-            self._called_off = not (self._sure or self._begun)
-        if not self._called_off:
-            self._over.wait()
-        self._pool.shutdown(wait=not self._called_off)
+        """Wait for its end; an interrupt of that leaves it as it is."""
+        if not self._submitted and self._starter == threading.get_ident():  # it was interrupted before
+            self._call_off()
+        while not self.is_over:  # an interrupt may leave this lock taken, so nobody waits for it alone
+            if self._running.acquire(timeout=0.05):
+                self._running.release()
+        if not self.is_called_off:
+            self._pool.shutdown(wait=True)
 
 
 class Commits:
@@ -156,7 +162,12 @@ class Commits:
             return
         self.settle()
         check_plain(checkpoint)
-        frozen = self._snapshot.take(checkpoint)
+        try:
+            frozen = self._snapshot.take(checkpoint)
+        except RuntimeError as error:
+            raise UnsavableStateError(
+                f"a state that torch cannot copy ({error}), so it cannot be saved in the background; turn that off"
+            ) from error
         before = self._saved_at
         taken_at = self._saved_at = time.monotonic()  # so old is the state, whenever it is durable
 
@@ -164,14 +175,20 @@ class Commits:
             try:
                 self.commit(decision, frozen, position, taken_at=taken_at)
             except BaseException as error:
-                self._saved_at, self._failure = before, error
+                if self.run != frozen["run"]:  # else it is durable, and on_saved has raised
+                    self._saved_at = before
+                self._failure = error
                 logger.error("a save in the background failed: %s", error)
 
-        self._in_flight = flight = _Flight(decision, commit, held)
+        flight = _Flight(decision, commit, held)
         try:
+            self._in_flight = flight
             flight.start()
-        except RuntimeError:
-            self._in_flight = None
+        except BaseException as error:
+            if flight.is_called_off:
+                self._in_flight, self._saved_at = None, before
+            if not isinstance(error, RuntimeError):
+                raise
             self.commit(decision, frozen, position)
 
     @property

@@ -29,6 +29,7 @@ from .records import (
     LAST_NAME,
     Best,
     CheckpointSettings,
+    CheckpointWriteError,
     MismatchError,
     Position,
     SettingsOverrides,
@@ -303,7 +304,7 @@ class CheckpointManager:
         Raises:
             RuntimeError: a second `save` in one epoch. UsedDirectoryError: another run's checkpoints lie here and
                 nobody resumed. CheckpointWriteError: the disk refused; what was there is as it was. In the background
-                it is of the save before: then this epoch has not ended yet, and `save` can be called again.
+                it is of the save before, and this one is not made; in a loop over `epochs` it can be called again.
                 StopTraining: a stop was asked for, and the end of this epoch is saved.
         """
         self._check()
@@ -312,9 +313,15 @@ class CheckpointManager:
         if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         metrics = plain_metrics(metrics)
-        self._wait_for_the_one_before(
-            self.position.epoch if epoch is None else epoch, metrics, owed=self._owed, stopping=self.stop_requested
-        )
+        try:
+            self._wait_for_the_one_before(
+                self.position.epoch if epoch is None else epoch, metrics, owed=self._owed, stopping=self.stop_requested
+            )
+        except BaseException:
+            self._unfinished = False  # what the objects hold now is of no epoch that is being saved
+            if not self._driven:  # a loop that only takes note of it counts on
+                self._progress.end_epoch(epoch, global_step)
+            raise
         begins = self._commits.run is None
         self._begin_run()
         self._metrics = dict(metrics)
@@ -354,6 +361,10 @@ class CheckpointManager:
         self._commits.settle()
         if not self._commits.is_newest(self.position):
             self._commits.raise_failure()
+            raise CheckpointWriteError(
+                f"{self.directory}: a stop was asked for, and the state of now could not be saved, as the log says; "
+                "what was saved before is there"
+            )
         raise self._stopped(what)
 
     def _stopped(self, what: str) -> StopTraining:
@@ -419,17 +430,15 @@ class CheckpointManager:
         """Wait for a save in the background if what comes now may write, and raise what went wrong with it.
 
         Before anything of the next save is done: a run that ends here goes on from what is durable, and what was not
-        saved is trained again. A stop is no time to give up: it tries once more, and what went wrong is in the log.
+        saved is trained again. A stop is no time to give up: it tries once more, and what went wrong is in the log. A
+        step that writes nothing raises nothing.
         """
         bests = self._commits.possible_bests
-        if len(bests) > 1 and any(self._decide_by(best, epoch, metrics, circumstances).names for best in bests):
+        writes = any(self._decide_by(best, epoch, metrics, circumstances).names for best in bests)
+        if writes:
             self._commits.settle()
-        if not circumstances["stopping"]:
-            try:
-                self._commits.raise_failure()
-            except Exception:
-                self._unfinished = False  # what the objects hold now is of no epoch that has ended
-                raise
+        if not circumstances["stopping"] and (writes or not circumstances.get("inside_epoch")):
+            self._commits.raise_failure()
 
     def _decide(self, epoch: int, metrics: Mapping[str, float], **circumstances: Any) -> Decision:
         decision = self._decide_by(self._commits.possible_bests[-1], epoch, metrics, circumstances)

@@ -74,7 +74,6 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_quantized
         and tensor.device.type in ("cpu", "cuda")
-        and not vars(tensor)  # nothing that somebody has written on it
     )
 
 
@@ -85,7 +84,8 @@ def _view(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
     view = view.conj() if tensor.is_conj() else view
     view = torch._neg_view(view) if tensor.is_neg() else view
     if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(view, tensor.requires_grad)
+        view = torch.nn.Parameter(view, tensor.requires_grad)
+    vars(view).update(copy.deepcopy(vars(tensor)))  # what somebody has written on it
     return view.requires_grad_(tensor.requires_grad)
 
 
