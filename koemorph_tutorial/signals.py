@@ -40,10 +40,7 @@ class StopRequest:
             return
         self._process = os.getpid()
         for number in self.signals:
-            earlier: Any = signal.signal(number, self._handle)
-            while isinstance(other := getattr(earlier, "__self__", None), StopRequest) and not other._listens:
-                earlier = other._earlier.get(number)  # of a process that this one was forked from
-            self._earlier[number] = earlier
+            self._earlier[number] = signal.signal(number, self._handle)
 
     def stop_listening(self) -> None:
         """Put the earlier handlers back, unless somebody has put another one over ours."""
@@ -52,8 +49,9 @@ class StopRequest:
         self._process = 0
         if threading.current_thread() is not threading.main_thread():
             return  # nobody can put them back from here; ours passes everything on from now
-        for number, earlier in self._earlier.items():
+        for number in self._earlier:
             if signal.getsignal(number) == self._handle:
+                earlier = self._earlier_of(number)
                 # None: a handler that was not Python's, which nobody can put back from here.
                 signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
@@ -61,8 +59,19 @@ class StopRequest:
     def _listens(self) -> bool:
         return self._process == os.getpid()
 
+    def _earlier_of(self, number: int) -> Any:
+        """Return the handler before ours, without those of ours that do not listen any more.
+
+        They would pass a signal on to what ends the process, while we have yet to save: of a process that this one was
+        forked from, of a manager that nobody closed.
+        """
+        earlier: Any = self._earlier.get(number)
+        while isinstance(other := getattr(earlier, "__self__", None), StopRequest) and not other._listens:
+            earlier = other._earlier.get(number)
+        return earlier
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        earlier = self._earlier.get(number)
+        earlier = self._earlier_of(number)
         if not self._listens:  # a forked child, or we only stand between two others
             _pass_on(earlier, number, frame)
             return

@@ -126,6 +126,23 @@ def test_two_that_listen_both_note_it_and_may_leave_in_any_order() -> None:
     assert [USR1, USR1] == calls
 
 
+def test_one_that_was_dropped_below_another_does_not_end_the_process() -> None:
+    """A notebook's manager that nobody closed is collected while the next one listens: it has nothing to pass on."""
+    done = run(
+        """
+        request.listen()
+        newer = StopRequest([signal.SIGTERM])
+        newer.listen()
+        request.stop_listening()
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(newer.received.name)
+        newer.stop_listening()
+        print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
+        """
+    )
+    assert (0, "SIGTERM\nTrue\n") == (done.returncode, done.stdout)
+
+
 def test_a_signal_after_the_end_does_what_it_did_before() -> None:
     """Also where a handler that somebody put over ours still calls it."""
     done = run("""
