@@ -252,6 +252,16 @@ def test_for_inference_keeps_the_weights_and_what_describes_them(tmp_path: Path,
     assert small == compress_checkpoint(path, for_inference=True, bf16=bf16)  # it is there already
 
 
+def test_a_file_made_for_inference_is_sound_and_nothing_to_go_on_from(tmp_path: Path) -> None:
+    """It says so itself, and a resume, which would begin with a fresh optimizer, is refused."""
+    small = compress_checkpoint(written(tmp_path / numbered_name(3)), for_inference=True)
+    report = validate_checkpoint(small)
+    assert ("sound", ()) == (report.verdict, report.findings)
+    assert any("made for inference" in note for note in report.notes)
+    with pytest.raises(MismatchError, match="expected a checkpoint to go on from, found one made for inference"):
+        resume_training(small, objects(9))
+
+
 # ---------------------------------------------------------------------------------------------------- what is refused
 
 

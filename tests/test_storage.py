@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import shutil
@@ -691,3 +692,15 @@ def test_a_directory_of_ten_thousand_files_is_remembered_whole() -> None:
     from koemorph_tutorial import storage
 
     assert storage._MOST_DESCRIBED > 10_000
+
+
+def test_a_file_with_the_number_the_size_and_the_time_of_another_is_read_anew(tmp_path: Path) -> None:
+    """As a copy that keeps times may have, where the disk gives a number out again: what was known is not believed."""
+    path = tmp_path / "run.pth"
+    for epoch in (3, 4):
+        data = io.BytesIO()
+        torch.save({"epoch": epoch}, data)
+        with open(path, "r+b" if path.exists() else "wb") as file:  # in place: the same number
+            file.write(data.getvalue())
+        os.utime(path, (1, 1))
+        assert epoch == describe(path).epoch
