@@ -10,6 +10,7 @@ state: one at a time, the next one waits. What goes wrong there is logged at onc
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -46,12 +47,13 @@ class _Flight:
 
     def __init__(self, decision: Decision, commit: Callable[[], None], held: object) -> None:
         self.decision = decision
-        self.is_over = False
-        self._commit, self._held = commit, held
+        self.is_over = self.is_called_off = False
+        self._work: tuple[Callable[[], None], object] | None = (commit, held)
         self._pool = ThreadPoolExecutor(1, "koemorph-save")  # which the interpreter waits for at its end
-        self._starter, self._thread = threading.get_ident(), 0
-        self.is_called_off = self._submitted = self._begun = False
-        self._turn, self._running = threading.Lock(), threading.Lock()
+        self._process, self._starter, self._thread = os.getpid(), threading.get_ident(), 0
+        self._submitted = self._begun = False
+        self._turn, self._end = threading.Lock(), threading.Lock()
+        self._end.acquire()  # until the thread has done
 
     def start(self) -> None:
         """Begin.
@@ -69,15 +71,16 @@ class _Flight:
             self._pool.shutdown(wait=False)  # its thread ends when it has done this
 
     def _run(self) -> None:
-        with self._running:
-            with self._turn:
-                self._begun = not self.is_called_off
-            try:
-                if self._begun:
-                    self._thread = threading.get_ident()
-                    self._commit()
-            finally:
-                self.is_over = True
+        with self._turn:
+            self._begun = not self.is_called_off
+        try:
+            if self._begun and self._work is not None:
+                self._thread = threading.get_ident()
+                self._work[0]()
+        finally:
+            self._work = None  # with it goes the copy, and who holds the directory
+            self.is_over = True
+            self._end.release()
 
     def _call_off(self) -> None:
         with self._turn:
@@ -89,12 +92,14 @@ class _Flight:
         return self._thread == threading.get_ident()
 
     def wait(self) -> None:
-        """Wait for its end; an interrupt of that leaves it as it is."""
+        """Wait for its end; an interrupt of that leaves it as it is. A forked child has no such thread."""
+        if os.getpid() != self._process:
+            return
         if not self._submitted and self._starter == threading.get_ident():  # it was interrupted before
             self._call_off()
         while not self.is_over:  # an interrupt may leave this lock taken, so nobody waits for it alone
-            if self._running.acquire(timeout=0.05):
-                self._running.release()
+            if self._end.acquire(timeout=0.05):
+                self._end.release()
         if not self.is_called_off:
             self._pool.shutdown(wait=True)
 
@@ -175,10 +180,12 @@ class Commits:
             try:
                 self.commit(decision, frozen, position, taken_at=taken_at)
             except BaseException as error:
-                if self.run != frozen["run"]:  # else it is durable, and on_saved has raised
-                    self._saved_at = before
                 self._failure = error
-                logger.error("a save in the background failed: %s", error)
+                if self.run == frozen["run"]:
+                    logger.error("on_saved failed, after a save in the background: %r", error)
+                else:
+                    self._saved_at = before
+                    logger.error("a save in the background failed: %s", str(error) or repr(error))
 
         flight = _Flight(decision, commit, held)
         try:
@@ -205,6 +212,15 @@ class Commits:
             with self._turn:  # two threads may wait, and a third begin the next one
                 if self._in_flight is flight:
                     self._in_flight = None
+
+    def release(self) -> None:
+        """Give the memory of the copy back."""
+        self._snapshot = Snapshot()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save in the background has failed of which nobody was told yet."""
+        return self._failure is not None
 
     def raise_failure(self) -> None:
         """Raise, once, what went wrong with a save in the background, as far as it is known."""

@@ -116,6 +116,7 @@ class CheckpointManager:
             logger.warning(line)
         self._metrics: dict[str, float] = {}
         self._driven = False  # epochs() says which epoch it is
+        self._refused: dict[str, float] = {}  # the metrics of an epoch whose save was not made
         self._owed = 0  # batches of the last step of an epoch, which leaves it to save what it might have saved
         self._unfinished = False  # save() was called here, and nothing has finished the run since
         self._warned = False
@@ -224,7 +225,7 @@ class CheckpointManager:
                 mark = fingerprint(self._objects)
                 yield progress.position.epoch
                 if not progress.ended:
-                    self.save({})
+                    self.save(self._refused)
             finished = True
         finally:
             left = not finished and not self._tenancy.left and self._unfinished
@@ -319,9 +320,11 @@ class CheckpointManager:
             )
         except BaseException:
             self._unfinished = False  # what the objects hold now is of no epoch that is being saved
+            self._refused = metrics
             if not self._driven:  # a loop that only takes note of it counts on
                 self._progress.end_epoch(epoch, global_step)
             raise
+        self._refused = {}
         begins = self._commits.run is None
         self._begin_run()
         self._metrics = dict(metrics)
@@ -346,6 +349,8 @@ class CheckpointManager:
             CheckpointWriteError: what went wrong with a save in the background, unless it was raised already.
         """
         self._commits.settle()
+        if self._commits.has_failed and not self._driven:
+            self._unfinished = False  # what is trained from here on is of no epoch that has ended
         self._commits.raise_failure()
         return self._commits.saved
 
@@ -402,6 +407,7 @@ class CheckpointManager:
                 self._finish()
         finally:
             self._tenancy.leave()
+        self._commits.release()
         if self._error is not None:
             raise self._error
         self._commits.raise_failure()
@@ -415,6 +421,8 @@ class CheckpointManager:
         self._tenancy.check_hold()
         self._commits.settle()
         self._unfinished = False
+        if self._commits.has_failed and not self._driven:  # and nobody knows what the objects hold by now
+            self._commits.raise_failure()
         ended = self.position.epoch - 1
         decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
         if decision.names and decision.best == self.best and self._commits.is_newest(self.position):

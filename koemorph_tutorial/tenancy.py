@@ -77,8 +77,8 @@ class Tenancy:
 
     def leave(self) -> None:
         """Let the next one in."""
+        self._settle()  # first: who interrupts this has left nothing yet, and can ask again
         self.left = True
-        self._settle()
         self._on_leave()
         if self._hold is not None:
             self._hold.release()

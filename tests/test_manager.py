@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -1760,6 +1761,87 @@ def test_a_stop_whose_failure_somebody_else_was_told_is_no_stop(
         for _ in checkpoints.epochs(3):
             os.kill(os.getpid(), signal.SIGTERM)
             train_epoch(objects, checkpoints)
+
+
+def test_a_child_forked_while_a_save_is_in_flight_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread is the parent's."""
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+        checkpoints.save({"loss": 0.5})
+        child = os.fork()
+        if child == 0:
+            checkpoints._commits.settle()
+            os._exit(7)
+        ended = time.monotonic() + 20
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < ended:
+            time.sleep(0.01)
+        if done[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        go_on.set()
+    checkpoints.close()
+    assert 7 == os.waitstatus_to_exitcode(done[1])
+
+
+def test_a_loop_by_hand_left_after_a_failure_stamps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the objects hold when the loop is left is half of the next epoch, and not the end of one."""
+    objects = make_objects()
+    checkpoints = manage(tmp_path, objects, save_freq=1, background=True)
+    checkpoints.save({"loss": 0.9})
+    checkpoints.wait()
+    with refusing_disk(monkeypatch):
+        checkpoints.save({"loss": 0.5})
+        checkpoints._commits.settle()
+    nn.init.constant_(objects["model"][0].weight, 7)
+    with pytest.raises(CheckpointWriteError):
+        checkpoints.close()
+    assert {0} == {file.epoch for file in list_checkpoints(tmp_path)}
+
+
+def test_the_metrics_of_a_save_that_was_refused_are_those_of_its_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop over epochs that only takes note of it: the epoch ends with what it said."""
+    objects = make_objects()
+    with manage(tmp_path, objects, save_freq=1, background=True) as checkpoints:
+        for epoch in checkpoints.epochs(4):
+            with refusing_disk(monkeypatch) if epoch == 1 else contextlib.nullcontext():
+                with contextlib.suppress(CheckpointWriteError):
+                    checkpoints.save({"loss": {0: 0.9, 1: 0.5, 2: 0.7}.get(epoch, 0.8)})
+                checkpoints._commits.settle()
+    assert (0.7, 2) == (checkpoints.best.value, checkpoints.best.epoch)
+
+
+def test_a_leaving_that_is_interrupted_can_be_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+    with slow_disk(monkeypatch) as go_on:
+        checkpoints.save({"loss": 0.5})
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints._tenancy, "_settle", lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints._tenancy.leave()
+        assert not checkpoints._tenancy.left
+        go_on.set()
+        checkpoints.close()
+    with open(tmp_path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_manager_that_is_dropped_after_its_save_gives_all_back_at_once(tmp_path: Path) -> None:
+    """Without the collector: there is no cycle."""
+    gc.collect()
+    gc.disable()
+    try:
+        checkpoints = manage(tmp_path, make_objects(), save_freq=1, background=True)
+        checkpoints.save({"loss": 0.5})
+        checkpoints._commits._in_flight.wait()
+        commits = weakref.ref(checkpoints._commits)
+        del checkpoints
+        assert None is commits()
+    finally:
+        gc.enable()
 
 
 def test_a_hundred_saves_while_everything_changes_hold_what_was_there_at_the_call(tmp_path: Path) -> None:

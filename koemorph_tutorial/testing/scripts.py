@@ -12,6 +12,7 @@ import contextlib
 import os
 import runpy
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ def _run(script: str, directory: Path) -> None:
     Commits.commit = and_say_so  # type: ignore[method-assign]  # in a process that ends with this run
     os.chdir(directory)
     with _beside(Path(script)):
-        runpy.run_path(script, run_name="__main__")
+        try:
+            runpy.run_path(script, run_name="__main__")
+        finally:
+            for thread in threading.enumerate():  # for which a program waits at its end
+                if thread.name.startswith("koemorph-save"):
+                    thread.join()
 
 
 def _newest(directory: Path) -> str | None:
