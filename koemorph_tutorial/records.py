@@ -78,6 +78,14 @@ class CheckpointWriteError(CheckpointError, OSError):
     """The disk refused; ``errno`` says why."""
 
 
+class ExportError(CheckpointError, ValueError):
+    """The model, as it is, cannot leave PyTorch in that format."""
+
+
+class MissingPackageError(CheckpointError, ImportError):
+    """A package that only an export needs is not installed."""
+
+
 def numbered_name(epoch: int) -> str:
     """Return the file name of a numbered checkpoint.
 

@@ -1,0 +1,88 @@
+"""An exported file is asked what PyTorch was asked: which inputs, how exactly, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from koemorph_tutorial.export.parity import Run, answer, examine, seconds_per_call, tolerance_for
+from koemorph_tutorial.export.receipt import Case
+from koemorph_tutorial.export.shapes import Inputs, Place, Trial, smallest, trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What was found: the fields of a `Receipt` of those names, and what the file answered to the example."""
+
+    cases: tuple[Case, ...]
+    problems: tuple[str, ...]
+    tolerance: float
+    why: str
+    smallest: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    seconds_torch: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as the fields of a `Receipt`."""
+        return dict(vars(self))
+
+
+def examine_export(
+    model: nn.Module,
+    inputs: Inputs,
+    more: Sequence[Inputs],
+    *,
+    names: Sequence[str],
+    free: Mapping[str, Sequence[Place]],
+    runs: Mapping[str, Run],
+    tolerance: float | None,
+    calls: int = 1,
+) -> Examined:
+    """Ask PyTorch and the runs about the example, what follows from it, and `more` inputs; see how long it takes.
+
+    `names` are the outputs'. `free` are the places of each free dimension.
+    """
+    expected = answer(model, inputs)
+    allowed, why = tolerance_for(expected, tolerance)
+
+    def takes(tried: Inputs) -> bool:
+        try:
+            answer(model, tried)
+        except Exception:
+            return False
+        return True
+
+    least = {name: smallest(inputs, places, takes) for name, places in free.items()}
+    given = [Trial(f"case {index}", case, given=True) for index, case in enumerate(more)]
+    cases, problems = examine(model, [*trials(inputs, free, least), *given], runs, allowed, names=names, calls=calls)
+    times: list[float | None] = [None, None]
+    run = runs[""]
+    if not any(case.problem for case in cases):
+        times = [*seconds_per_call([lambda: run(inputs), lambda: _call(model, inputs)])]
+    return Examined(
+        cases=tuple(cases),
+        problems=tuple(problems),
+        tolerance=allowed,
+        why=why,
+        smallest=least,
+        seconds=times[0],
+        seconds_torch=times[1],
+    )
+
+
+def _call(model: nn.Module, inputs: Inputs) -> None:
+    with torch.no_grad():
+        model(*inputs)
+
+
+def same_answers(first: Mapping[str, Run], second: Mapping[str, Run], inputs: Inputs) -> bool:
+    """Say whether two sessions of what should be one file answer the example alike, to the last bit."""
+    for name, run in first.items():
+        pairs: list[tuple[Tensor, Tensor]] = list(zip(run(inputs), second[name](inputs), strict=True))
+        if not all(torch.equal(a, b) for a, b in pairs):
+            return False
+    return True

@@ -1,0 +1,154 @@
+"""To TorchScript: scripted, or traced where the code cannot be scripted; asked in a module that was loaded anew.
+
+TorchScript is deprecated: torch.export is what came after it. It is here for the programs in C++ that still load it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from koemorph_tutorial.export.examination import examine_export, same_answers
+from koemorph_tutorial.export.leaving import (
+    PathLike,
+    as_cases,
+    as_inputs,
+    at_rest,
+    first_answers,
+    free_places,
+    names_of_inputs,
+    source_of,
+)
+from koemorph_tutorial.export.parity import Run, answer, first_line
+from koemorph_tutorial.export.placing import new_file, place
+from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
+from koemorph_tutorial.export.shapes import Inputs, Place
+from koemorph_tutorial.export.words import explain
+from koemorph_tutorial.records import ExportError
+
+_CALLS = 3  # its executor compiles anew in the second
+
+
+def export_torchscript(
+    model: nn.Module,
+    output_path: PathLike,
+    *,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    cases: Sequence[tuple[Tensor, ...]] = (),
+    free: Mapping[str, Sequence[int] | Mapping[int, str]] | None = None,
+    tolerance: float | None = None,
+    source: PathLike | None = None,
+    force: bool = False,
+) -> Receipt:
+    """Export a model to TorchScript, load it anew, and return the receipt; it lies beside the file as JSON.
+
+    The model is scripted; where that cannot be, it is traced with the example, and a note says so. What is compared,
+    and all else, is as in `export_onnx`; each input is asked three times, since TorchScript compiles on the way.
+
+    Raises:
+        ExportError: it can neither be scripted nor traced. CheckpointWriteError, MismatchError, TypeError, ValueError:
+            as in `export_onnx`.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/model.pt"
+    >>> export_torchscript(nn.Linear(3, 2), path, example_inputs=torch.randn(4, 3)).largest
+    0.0
+    """
+    inputs = as_inputs(example_inputs, "example_inputs")
+    more = as_cases(cases, inputs)
+    target = new_file(output_path, source, force=force)
+    with at_rest(model) as resting:
+        names = names_of_inputs(resting, (), len(inputs))
+        places = free_places(free, names, inputs)
+        origin = source_of(source, resting)
+        answers = first_answers(resting, inputs)
+        script, notes = _made(resting, inputs)
+        buffer = io.BytesIO()
+        torch.jit.save(script, buffer)
+        runs = torchscript_runs(buffer.getvalue())
+        groups = grouped(places, inputs)
+        examined = examine_export(
+            resting, inputs, more, names=tuple(answers), free=groups, runs=runs, tolerance=tolerance, calls=_CALLS
+        )
+        receipt = Receipt(
+            path=target,
+            format="torchscript",
+            size=0,
+            sha256="",
+            source=origin,
+            inputs=tuple(_port(names[index], tensor, index, groups) for index, tensor in enumerate(inputs)),
+            outputs=tuple(Port(name=name, dtype=_dtype(tensor), shape=None) for name, tensor in answers.items()),
+            runtime=f"torch {torch.__version__}, loaded anew, each input three times",
+            versions=versions_of(torch=torch.__version__),
+            notes=notes,
+            **examined.facts(),
+        )
+        buffer = io.BytesIO()
+        torch.jit.save(script, buffer, _extra_files={"receipt.json": json.dumps(receipt.facts())})
+
+        def reload(found: bytes) -> None:
+            if receipt.ok and not same_answers(runs, torchscript_runs(found), inputs):
+                raise ExportError(f"{target}: what was read back from the disk answers otherwise; try again")
+
+        return place(buffer.getvalue(), target, receipt, reload, force=force)
+
+
+def _made(model: nn.Module, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
+    """Return the model as TorchScript, and what is to be said about how."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return model, ("it was TorchScript already",)
+    try:
+        return torch.jit.script(model), ()
+    except Exception as error:
+        why = first_line(error, 160)
+    try:
+        traced = torch.jit.trace(model, inputs, check_trace=False, strict=False)
+    except Exception as error:
+        raise ExportError(explain(error, "forward: it can neither be scripted nor traced")) from error
+    return traced, (f"traced, not scripted ({why}): what the example did not do is not in it",)
+
+
+def torchscript_runs(data: bytes) -> dict[str, Run]:
+    """Return how to ask a TorchScript archive, loaded anew.
+
+    Raises:
+        ExportError: torch does not take it.
+    """
+    try:
+        module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+    except Exception as error:
+        raise ExportError(f"torch {torch.__version__} does not take the file: {first_line(error)}") from None
+
+    def run(inputs: Inputs) -> list[Tensor]:
+        return list(answer(module, inputs).values())
+
+    return {"": run}
+
+
+def grouped(places: Mapping[Place, str], inputs: Inputs) -> dict[str, list[Place]]:
+    """Return the places of each free dimension by its name; those of one name have one size, as in the example."""
+    groups: dict[str, list[Place]] = {}
+    for (which, dimension), name in places.items():
+        size = inputs[which].shape[dimension]
+        first = groups.get(name)
+        key = name if first is None or inputs[first[0][0]].shape[first[0][1]] == size else f"{name}_{which}"
+        groups.setdefault(key, []).append((which, dimension))
+    return groups
+
+
+def _port(name: str, tensor: Tensor, which: int, groups: Mapping[str, Sequence[Place]]) -> Port:
+    shape: list[int | str] = list(tensor.shape)
+    for free, places in groups.items():
+        for place_of, dimension in places:
+            if place_of == which:
+                shape[dimension] = free
+    return Port(name=name, dtype=_dtype(tensor), shape=tuple(shape))
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,127 @@
+"""Is this exported file that model? Asked of a file that is there already, whoever exported it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from koemorph_tutorial.export.examination import examine_export
+from koemorph_tutorial.export.leaving import (
+    PathLike,
+    as_cases,
+    as_inputs,
+    at_rest,
+    first_answers,
+    free_places,
+    names_of_inputs,
+    needed,
+    source_of,
+)
+from koemorph_tutorial.export.receipt import Format, Port, Receipt, versions_of
+from koemorph_tutorial.export.shapes import Inputs, Place
+from koemorph_tutorial.export.to_onnx import ports, runs_of
+from koemorph_tutorial.export.to_safetensors import compare_weights
+from koemorph_tutorial.export.to_torchscript import grouped, torchscript_runs
+from koemorph_tutorial.records import CheckpointNotFoundError, UnsupportedCheckpointError
+
+
+def verify_export(
+    model: nn.Module,
+    path: PathLike,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    cases: Sequence[tuple[Tensor, ...]] = (),
+    free: Mapping[str, Sequence[int] | Mapping[int, str]] | None = None,
+    tolerance: float | None = None,
+    source: PathLike | None = None,
+) -> Receipt:
+    """Compare an exported file with the model that it should be, and return the receipt; nothing is written.
+
+    ONNX, TorchScript and safetensors are told apart by their content. `free` are the dimensions in which the file must
+    take every size that the model takes: the first of each input if not given. The inputs of the file are taken in
+    their order. Else as `export_onnx`; safetensors need no `example_inputs`.
+
+    Raises:
+        CheckpointNotFoundError, UnsupportedCheckpointError: no file, or none of these. ExportError: its runtime does
+            not take it. MissingPackageError, MismatchError, TypeError, ValueError: as `export_onnx`.
+    """
+    path = Path(path)
+    data = _read(path)
+    kind = _kind(path, data)
+    common: dict[str, Any] = {
+        "path": path,
+        "format": kind,
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    with at_rest(model) as resting:
+        origin = source_of(source, resting)
+        if kind == "safetensors":
+            (safetensors,) = needed("safetensors", what=str(path))
+            version = f"safetensors {safetensors.__version__}"
+            state = {name: value.detach() for name, value in resting.state_dict().items() if isinstance(value, Tensor)}
+            case = compare_weights(state, data)
+            return Receipt(**common, source=origin, cases=(case,), why="every bit", runtime=version)
+        if example_inputs is None:
+            raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors to ask {path.name}, found None")
+        inputs = as_inputs(example_inputs, "example_inputs")
+        more = as_cases(cases, inputs)
+        names = names_of_inputs(resting, (), len(inputs))
+        places = free_places(free, names, inputs)
+        answers = first_answers(resting, inputs)
+        if kind == "onnx":
+            onnx, runtime = needed("onnx", "onnxruntime", what=str(path))
+            proto = onnx.load_from_string(data)
+            opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
+            common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
+            places = {**_declared(common["inputs"], inputs), **places}
+            runs, version = runs_of(data, runtime), f"onnxruntime {runtime.__version__}, as it comes and as written"
+        else:
+            runs, version = torchscript_runs(data), f"torch {torch.__version__}, each input three times"
+        examined = examine_export(
+            resting,
+            inputs,
+            more,
+            names=tuple(answers),
+            free=grouped(places, inputs),
+            runs=runs,
+            tolerance=tolerance,
+            calls=3 if kind == "torchscript" else 1,
+        )
+        versions = versions_of(torch=torch.__version__)
+        return Receipt(**common, source=origin, runtime=version, versions=versions, **examined.facts())
+
+
+def _declared(ports: Sequence[Port], inputs: Inputs) -> dict[Place, str]:
+    """Return the dimensions that a file itself says are free, as far as the example has them."""
+    return {
+        (which, dimension): size
+        for which, port in enumerate(ports[: len(inputs)])
+        for dimension, size in enumerate(port.shape or ())
+        if isinstance(size, str) and dimension < inputs[which].dim()
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointNotFoundError(f"{path}: expected an exported file, found: {error.strerror}") from None
+
+
+def _kind(path: Path, data: bytes) -> Format:
+    if data.startswith(b"PK"):
+        if b"constants.pkl" in data:
+            return "torchscript"
+    elif data[8:9] == b"{":
+        return "safetensors"
+    elif data.startswith(b"\x08"):  # field 1, a number: the version of the format
+        return "onnx"
+    raise UnsupportedCheckpointError(
+        f"{path}: expected an ONNX, TorchScript or safetensors file, found something else; name the exported file"
+    )
