@@ -44,8 +44,8 @@ class Port:
     shape: tuple[int | str, ...] | None
 
     def __str__(self) -> str:
-        shape = "any shape" if self.shape is None else f"({', '.join(map(str, self.shape))})"
-        return f"{printable(self.name, 40)} {shape} {self.dtype}"
+        shape = "" if self.shape is None else f"({', '.join(map(str, self.shape))}) "
+        return f"{printable(self.name, 40)} {shape}{self.dtype}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ class Case:
         shapes = " ".join(str(shape).replace(",)", ")") for shape in self.shapes)
         if self.problem:
             return f"{shapes} {self.label}: {self.problem}"
-        return f"{shapes} {self.label}: {self.absolute:.1e} (relative {self.relative:.1e})"
+        apart = f"{self.absolute:.1e} (relative {self.relative:.1e})" if self.absolute else "every bit equal"
+        return f"{shapes} {self.label}: {apart}".lstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class Receipt:
         for label, phrases in self._rows():
             yield from wrapped(label, phrases, columns)
         if self.cases:
-            what = "differences from PyTorch, the largest of each" if self.format != "safetensors" else "compared"
+            what = "against PyTorch, the largest difference of each" if self.format != "safetensors" else "compared"
             yield f"{what}:"
         for case in self.cases:
             yield f"  {'no ' if case.problem else 'yes'} {printable(str(case), 400)}"
@@ -171,7 +172,8 @@ class Receipt:
         if self.ok and self.format == "safetensors":
             return "same weights: yes, bit for bit"
         if self.ok:
-            return f"same model: yes, {self.largest:.1e} at most over {count(len(self.cases), 'case')}"
+            apart = f"{self.largest:.1e} at most" if self.largest else "every bit equal"
+            return f"same model: yes, {apart} over {count(len(self.cases), 'case')}"
         reason = failed[0].problem if failed else self.problems[0] if self.problems else "nothing was compared"
         return f"same model: NO, {printable(reason, 400)}"
 

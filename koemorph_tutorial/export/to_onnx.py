@@ -322,6 +322,7 @@ def runs_of(data: bytes, runtime: Any) -> dict[str, Any]:
     def session(level: Any) -> Any:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it takes PyTorch's time as well
         options.log_severity_level = 4  # what is wrong is raised as well
         options.graph_optimization_level = level
         try:

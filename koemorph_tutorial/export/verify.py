@@ -87,7 +87,7 @@ def verify_export(
             resting,
             inputs,
             more,
-            names=tuple(answers),
+            names=tuple(port.name for port in common.get("outputs", ())) or tuple(answers),
             free=grouped(places, inputs),
             runs=runs,
             tolerance=tolerance,

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from koemorph_tutorial.inference import load_for_inference
-from koemorph_tutorial.records import MismatchError, UnsupportedCheckpointError
+from koemorph_tutorial.records import CheckpointFile, MismatchError, UnsupportedCheckpointError
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.text import json_text
 from koemorph_tutorial.training.config import load_config
 from koemorph_tutorial.training.dataset import make_split
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
+from koemorph_tutorial.training.settings import Config
 from koemorph_tutorial.training.trainer import evaluate_model
+from koemorph_tutorial.weights import find_states
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,8 +57,22 @@ class Evaluation:
         return table
 
 
-def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
-    """Measure a checkpoint on the test split of its own config.
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The example's model as a checkpoint has it, in eval mode; `others` are states of networks that it holds beside.
+
+    `metrics` are those in the file.
+    """
+
+    file: CheckpointFile
+    config: Config
+    model: SimplifiedKoeMorphModel
+    metrics: Mapping[str, float]
+    others: tuple[str, ...]
+
+
+def build_from(path: str | os.PathLike[str], weights: str = "model") -> Built:
+    """Build the example's model from a checkpoint's own config, and fill it with its weights ("ema": the averaged).
 
     Raises:
         CheckpointError: no sound checkpoint, or not one of this model. ConfigError: its config cannot be used.
@@ -70,20 +86,34 @@ def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
         )
     config = load_config([], base=stored)
     try:
-        model, saved_metrics = load_for_inference(found.file.path, SimplifiedKoeMorphModel(config.model))
+        model, metrics = load_for_inference(found.file.path, SimplifiedKoeMorphModel(config.model), weights=weights)
     except MismatchError as error:
+        if weights != "model":  # a name that the file does not have is no fault of its config
+            raise
         built = ", ".join(f"{name} {value}" for name, value in asdict(config.model).items())
         raise MismatchError(
             f"{error}; the model was built from the file's own config ({built}), so its config and its weights are of "
             "two models"
         ) from None
+    others = tuple(state.where for state in find_states(found.checkpoint))
+    return Built(file=found.file, config=config, model=model, metrics=metrics, others=others)
+
+
+def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
+    """Measure a checkpoint on the test split of its own config.
+
+    Raises:
+        CheckpointError: no sound checkpoint, or not one of this model. ConfigError: its config cannot be used.
+    """
+    built = build_from(path)
+    config = built.config
     windows = make_split(config.data, "test")
     return Evaluation(
-        checkpoint=str(found.file.path),
-        epoch=found.file.epoch,
-        global_step=found.file.position.global_step,
+        checkpoint=str(built.file.path),
+        epoch=built.file.epoch,
+        global_step=built.file.position.global_step,
         speakers=config.data.test_speakers,
         windows=len(windows),
-        metrics=evaluate_model(model, windows),
-        saved_metrics=saved_metrics,
+        metrics=evaluate_model(built.model, windows),
+        saved_metrics=built.metrics,
     )
