@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from koemorph_tutorial.export.parity import Outputs, answer, first_line
+from koemorph_tutorial.export.parity import Outputs, answer, refused
 from koemorph_tutorial.export.receipt import Source
 from koemorph_tutorial.export.shapes import Inputs, Place
-from koemorph_tutorial.export.words import explain
+from koemorph_tutorial.export.words import first_line
 from koemorph_tutorial.inference import load_weights
 from koemorph_tutorial.naming import unwrap
 from koemorph_tutorial.records import CheckpointError, CheckpointFile, ExportError, MismatchError, MissingPackageError
@@ -65,8 +65,9 @@ def at_rest(model: nn.Module) -> Iterator[nn.Module]:
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta or is_lazy(tensor) for tensor in tensors):
         raise ExportError("model: expected weights, found parameters without numbers (meta or lazy); load them first")
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        model = copy.deepcopy(model).cpu()
+    if any(tensor.device.type != "cpu" or tensor.is_inference() for tensor in tensors):
+        with torch.inference_mode(False):
+            model = copy.deepcopy(model).cpu()
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     root = model.training
@@ -157,9 +158,9 @@ def names_of_inputs(model: nn.Module, given: Sequence[str], number: int) -> tupl
     Raises:
         ValueError: another number of names than of inputs, or one that is there twice.
     """
-    names = tuple(given) or _arguments(model, number)
+    names = given or _arguments(model, number)
     check_names("input_names", names, number, "example inputs")
-    return names
+    return tuple(names)
 
 
 def check_names(what: str, names: Sequence[str], number: int, of: str) -> None:
@@ -201,8 +202,7 @@ def first_answers(model: nn.Module, inputs: Inputs) -> Outputs:
     except ExportError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in inputs)
-        raise ExportError(explain(error, f"example_inputs ({shapes}): the model itself does not take them")) from error
+        raise ExportError(refused("example_inputs", inputs, error)) from error
     if not found:
         raise ExportError("forward: expected tensors as its answer, found none")
     return found
@@ -225,6 +225,8 @@ def free_places(
         if name not in names:
             raise ValueError(f"free: expected names of inputs ({', '.join(names)}), found {name!r}")
         which = names.index(name)
+        if isinstance(dimensions, str) or not isinstance(dimensions, (Sequence, Mapping)):
+            raise ValueError(f"free[{name!r}]: expected dimensions, as (0,) or {{0: 'batch'}}, found {dimensions!r}")
         for dimension in dimensions:
             if type(dimension) is not int or not 0 <= dimension < inputs[which].dim():
                 raise ValueError(

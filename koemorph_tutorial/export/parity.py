@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from koemorph_tutorial.export.receipt import Case
 from koemorph_tutorial.export.shapes import Inputs, Trial
+from koemorph_tutorial.export.words import explain, first_line
 from koemorph_tutorial.records import ExportError
 from koemorph_tutorial.text import printable
 
@@ -64,7 +65,7 @@ def tolerance_for(outputs: Outputs, tolerance: float | None) -> tuple[float, str
     1e-05
     """
     if tolerance is not None:
-        if not 0 <= tolerance < float("inf"):
+        if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
             raise ValueError(f"tolerance: expected a number from 0, found {tolerance!r}")
         why = "every bit" if tolerance == 0 else "as asked for"
     else:
@@ -120,9 +121,9 @@ def examine(
     for trial in trials:
         try:
             expected = list(answer(model, trial.inputs).items())
-        except Exception:
+        except Exception as error:
             if trial.given:
-                raise
+                raise ExportError(refused(trial.label, trial.inputs, error)) from error
             continue
         if not trial.given and any(bool(value.isnan().any()) for _, value in expected):
             continue
@@ -149,6 +150,12 @@ _DRAWS = "its forward draws random numbers, or counts its calls"
 _TRAIN = "dropout is on in it: it was exported in train mode"
 
 
+def refused(what: str, inputs: Inputs, error: BaseException) -> str:
+    """Return that the model itself does not take some inputs, and why, in one line."""
+    shapes = ", ".join(f"{tuple(each.shape)} {_name(each.dtype)}" for each in inputs)
+    return explain(error, f"{what} ({shapes}): the model itself does not take them")
+
+
 def _alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     return len(first) == len(second) and all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)
@@ -163,12 +170,6 @@ def _worse(a: Case, b: Case, where: str) -> Case:
         for pair in ((a.absolute, b.absolute), (a.relative, b.relative))
     ]
     return replace(a, absolute=largest[0], relative=largest[1], problem=problem)
-
-
-def first_line(error: BaseException, limit: int = 200) -> str:
-    """Return what an error says, in one short line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(lines[0] if lines else type(error).__name__, limit)
 
 
 def _difference(ours: Tensor, theirs: Tensor, tolerance: float) -> tuple[str, float, float]:

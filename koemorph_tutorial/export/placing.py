@@ -36,7 +36,7 @@ def new_file(path: str | os.PathLike[str], source: str | os.PathLike[str] | None
         raise _refusal(target, errno.EACCES, f"expected a folder that can be written, found {folder}; name another")
     if kind_of(target.name) != "other":
         raise _refusal(target, errno.EEXIST, "expected a name of its own, found one of a run's; name another output")
-    if source is not None and target.exists() and target.samefile(source):
+    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
         raise _refusal(target, errno.EEXIST, "expected another file than the checkpoint itself; name another output")
     if not force:
         _refuse_existing(target)

@@ -27,11 +27,10 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
-from koemorph_tutorial.export.parity import first_line
 from koemorph_tutorial.export.placing import new_file, place
 from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
 from koemorph_tutorial.export.shapes import Inputs, Place, resized
-from koemorph_tutorial.export.words import explain, watching_frozen
+from koemorph_tutorial.export.words import explain, first_line, watching_frozen
 from koemorph_tutorial.records import ExportError
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def export_onnx(
         origin = source_of(source, resting)
         wide, widened = _widened(inputs, places)
         answers = first_answers(resting, inputs)
-        outputs = tuple(output_names) or tuple(answers)
-        check_names("output_names", outputs, len(answers), "outputs")
+        check_names("output_names", output_names or tuple(answers), len(answers), "outputs")
+        outputs = tuple(output_names or answers)
         program = _captured(resting, wide, places, names)
         proto = _translated(program, names, outputs, opset)
         _name_dimensions(proto, places, names)
@@ -135,7 +134,7 @@ def export_onnx(
 
 def _check_opset(opset: object, newest: int) -> None:
     if type(opset) is not int or not 1 <= opset <= newest:
-        raise ValueError(f"opset: expected a whole number up to {newest}, found {opset!r}; 20 is a good choice")
+        raise ValueError(f"opset: expected a whole number from 1 to {newest}, found {opset!r}; 20 is a good choice")
 
 
 def _widened(inputs: Inputs, places: Mapping[Place, str]) -> tuple[Inputs, tuple[str, ...]]:
@@ -172,11 +171,12 @@ def _captured(
     for which, dimension in places:
         size = sizes[which][dimension]
         if isinstance(size, int):
+            others = tuple(each for index, each in places if index == which and each != dimension)
             line = frozen.lines.get((arguments[which] if which < len(arguments) else "", dimension), "")
             raise ExportError(
                 f"{names[which]}: dimension {dimension} should be free, and forward holds it at {size}"
                 + (f", in {line}" if line else "")
-                + f"; make forward take any size, or leave it out of free={{{names[which]!r}: …}}"
+                + f"; make forward take any size, or say that it is fixed: free={{{names[which]!r}: {others}}}"
             )
     return program
 

@@ -24,11 +24,11 @@ from koemorph_tutorial.export.leaving import (
     names_of_inputs,
     source_of,
 )
-from koemorph_tutorial.export.parity import Run, answer, first_line
+from koemorph_tutorial.export.parity import Run, answer
 from koemorph_tutorial.export.placing import new_file, place
 from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
 from koemorph_tutorial.export.shapes import Inputs, Place
-from koemorph_tutorial.export.words import explain
+from koemorph_tutorial.export.words import explain, first_line
 from koemorph_tutorial.records import ExportError
 
 _CALLS = 3  # its executor compiles anew in the second
@@ -103,7 +103,9 @@ def _made(model: nn.Module, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
     if isinstance(model, torch.jit.ScriptModule):
         return model, ("it was TorchScript already",)
     try:
-        return torch.jit.script(model), ()
+        script = torch.jit.script(model)
+        answer(script, inputs)  # what can be compiled may not run
+        return script, ()
     except Exception as error:
         why = first_line(error, 160)
     try:

@@ -27,7 +27,8 @@ from koemorph_tutorial.export.shapes import Inputs, Place
 from koemorph_tutorial.export.to_onnx import ports, runs_of
 from koemorph_tutorial.export.to_safetensors import compare_weights
 from koemorph_tutorial.export.to_torchscript import grouped, torchscript_runs
-from koemorph_tutorial.records import CheckpointNotFoundError, UnsupportedCheckpointError
+from koemorph_tutorial.export.words import first_line
+from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
 
 
 def verify_export(
@@ -76,7 +77,11 @@ def verify_export(
         answers = first_answers(resting, inputs)
         if kind == "onnx":
             onnx, runtime = needed("onnx", "onnxruntime", what=str(path))
-            proto = onnx.load_from_string(data)
+            try:
+                proto = onnx.load_from_string(data)
+            except Exception as error:
+                why = f"found one that cannot be read ({first_line(error)}); export it anew"
+                raise DamagedCheckpointError(f"{path}: expected a whole ONNX file, {why}") from None
             opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
             common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
             places = {**_declared(common["inputs"], inputs), **places}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from koemorph_tutorial.export.parity import first_line
 from koemorph_tutorial.text import printable
 
 _HERE = str(Path(__file__).parent)
@@ -69,6 +68,10 @@ def _is_tool(filename: str) -> bool:
     )
 
 
+def _is_exporting(filename: str) -> bool:
+    return filename.startswith(_HERE) and filename != __file__
+
+
 def explain(error: BaseException, what: str) -> str:
     """Return one line: what cannot be exported, where, and what to do."""
     line = users_line(error)
@@ -81,6 +84,15 @@ def explain(error: BaseException, what: str) -> str:
         if pattern.search(text):
             return f"{where}: {why}; {remedy}"
     return f"{where}: {type(error).__name__}: {first_line(error, 300)}"
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Return what an error says, in one short line: the first; of one of TorchScript the last, of a runtime's all."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if text != str(error):
+        lines = [" ".join(lines)]
+    return printable(lines[-1 if "TorchScript interpreter" in lines[0] else 0], limit)
 
 
 class FrozenLines(logging.Handler):
@@ -102,7 +114,9 @@ class FrozenLines(logging.Handler):
             self._places[made[1]] = (made[2], int(made[3]))
         held = re.match(r"set_replacement (\w+) = \d+ ", message)
         if held and held[1] in self._places:
-            self.lines.setdefault(self._places[held[1]], _last_own(traceback.extract_stack()[:-1]))
+            frames = traceback.extract_stack()[:-1]
+            inside = max((i for i, frame in enumerate(frames) if _is_exporting(frame.filename)), default=-1) + 1
+            self.lines.setdefault(self._places[held[1]], _last_own(frames[inside:]))
 
 
 @contextmanager
