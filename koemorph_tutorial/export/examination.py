@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from koemorph_tutorial.export.parity import Run, answer, examine, seconds_per_call, tolerance_for
 from koemorph_tutorial.export.receipt import Case
-from koemorph_tutorial.export.shapes import Inputs, Place, Trial, smallest, trials
+from koemorph_tutorial.export.shapes import Inputs, Place, Trial, resized, smallest, trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class Examined:
     smallest: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     seconds_torch: float | None = None
+    notes: tuple[str, ...] = ()
 
-    def facts(self) -> dict[str, Any]:
-        """Return it as the fields of a `Receipt`."""
-        return dict(vars(self))
+    def facts(self, *notes: str) -> dict[str, Any]:
+        """Return it as the fields of a `Receipt`, with more notes before its own."""
+        return {**vars(self), "notes": (*notes, *self.notes)}
 
 
 def examine_export(
@@ -57,6 +58,12 @@ def examine_export(
         return True
 
     least = {name: smallest(inputs, places, takes) for name, places in free.items()}
+    sizes = {name: inputs[places[0][0]].shape[places[0][1]] for name, places in free.items()}
+    untried = [
+        f"{name}: the model itself takes {size} alone, as in the example, so no other size was tried"
+        for name, size in sizes.items()
+        if least[name] == size and not takes(resized(inputs, free[name], size + 1))
+    ]
     given = [Trial(f"case {index}", case, given=True) for index, case in enumerate(more)]
     cases, problems = examine(model, [*trials(inputs, free, least), *given], runs, allowed, names=names, calls=calls)
     times: list[float | None] = [None, None]
@@ -71,6 +78,7 @@ def examine_export(
         smallest=least,
         seconds=times[0],
         seconds_torch=times[1],
+        notes=tuple(untried),
     )
 
 

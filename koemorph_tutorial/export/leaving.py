@@ -217,23 +217,31 @@ def free_places(
         ValueError: an input or a dimension that there is not.
     """
     if free is None:
-        return {(index, 0): "batch" for index, tensor in enumerate(inputs) if tensor.dim()}
+        free = {name: (0,) for name, tensor in zip(names, inputs, strict=True) if tensor.dim()}
     if not isinstance(free, Mapping):
         raise ValueError(f"free: expected the free dimensions per input, as {{{names[0]!r}: (0,)}}, found {free!r}")
     places: dict[Place, str] = {}
+    sizes: dict[str, int] = {}
     for name, dimensions in free.items():
         if name not in names:
             raise ValueError(f"free: expected names of inputs ({', '.join(names)}), found {name!r}")
-        which = names.index(name)
         if isinstance(dimensions, str) or not isinstance(dimensions, (Sequence, Mapping)):
             raise ValueError(f"free[{name!r}]: expected dimensions, as (0,) or {{0: 'batch'}}, found {dimensions!r}")
+        which = names.index(name)
+        shape = inputs[which].shape
         for dimension in dimensions:
-            if type(dimension) is not int or not 0 <= dimension < inputs[which].dim():
-                raise ValueError(
-                    f"free[{name!r}]: expected dimensions from 0 to {inputs[which].dim() - 1}, found {dimension!r}"
-                )
-            default = "batch" if dimension == 0 else f"{name}_{dimension}"
-            places[which, dimension] = dimensions[dimension] if isinstance(dimensions, Mapping) else default
+            if type(dimension) is not int or not 0 <= dimension < len(shape):
+                raise ValueError(f"free[{name!r}]: expected dimensions from 0 to {len(shape) - 1}, found {dimension!r}")
+            called = "batch" if dimension == 0 else f"{name}_{dimension}"
+            if isinstance(dimensions, Mapping):
+                called = dimensions[dimension]
+                if sizes.get(called, shape[dimension]) != shape[dimension]:
+                    found = f"found {sizes[called]} and {shape[dimension]} in the example"
+                    raise ValueError(f"free[{name!r}]: expected one size for all that is called {called!r}, {found}")
+            elif sizes.get(called, shape[dimension]) != shape[dimension]:
+                called = f"{name}_{dimension}"  # the first of an input may be its length
+            sizes[called] = shape[dimension]
+            places[which, dimension] = called
     return dict(sorted(places.items()))
 
 

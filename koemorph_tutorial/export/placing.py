@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from koemorph_tutorial.durable import refusals_named, sync_directory, write_file
+from koemorph_tutorial.durable import refusals_named, sweep, sync_directory, write_file
 from koemorph_tutorial.export.receipt import Receipt
 from koemorph_tutorial.records import CheckpointWriteError, kind_of
 
@@ -87,6 +87,7 @@ def place(data: bytes, target: Path, receipt: Receipt, reload: Callable[[bytes],
             receipt_path(path).unlink()  # of the file that is about to go
 
     with _alone(path.parent):
+        sweep(path.parent)  # what a kill has left
         with refusals_named(path):
             if receipt.ok and not force:
                 _refuse_existing(path)  # somebody may have been faster

@@ -25,6 +25,18 @@ class Trial:
     given: bool = False
 
 
+def grouped(places: Mapping[Place, str]) -> dict[str, list[Place]]:
+    """Return the places of each free dimension by its name.
+
+    >>> grouped({(0, 0): "batch", (1, 0): "batch"})
+    {'batch': [(0, 0), (1, 0)]}
+    """
+    groups: dict[str, list[Place]] = {}
+    for place, name in places.items():
+        groups.setdefault(name, []).append(place)
+    return groups
+
+
 def resized(inputs: Inputs, places: Sequence[Place], size: int) -> Inputs:
     """Return the inputs with `size` in each of the places: their own values, over and over.
 

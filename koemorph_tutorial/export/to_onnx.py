@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,17 +24,25 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
+from koemorph_tutorial.export.onnx_file import (
+    check,
+    free_groups,
+    name_dimensions,
+    ports,
+    runs_of,
+    runtime_text,
+    serialized,
+    strip,
+    write_facts,
+)
 from koemorph_tutorial.export.placing import new_file, place
-from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
+from koemorph_tutorial.export.receipt import Receipt, versions_of
 from koemorph_tutorial.export.shapes import Inputs, Place, resized
-from koemorph_tutorial.export.words import explain, first_line, watching_frozen
+from koemorph_tutorial.export.words import explain, watching_frozen
 from koemorph_tutorial.records import ExportError
 
 if TYPE_CHECKING:
     import onnx
-
-_LARGEST = 2**31 - 1  # bytes: a protobuf message cannot be larger
-_AS_WRITTEN = "with its optimizations off"
 
 
 def export_onnx(
@@ -92,20 +97,24 @@ def export_onnx(
         origin = source_of(source, resting)
         wide, widened = _widened(inputs, places)
         answers = first_answers(resting, inputs)
-        check_names("output_names", output_names or tuple(answers), len(answers), "outputs")
-        outputs = tuple(output_names or answers)
+        taken = {*names, *resting.state_dict()}
+        usual = tuple(f"{name}_out" if name in taken else name for name in answers)
+        check_names("output_names", output_names or usual, len(answers), "outputs")
+        outputs = tuple(output_names or usual)
+        if not taken.isdisjoint(outputs):
+            raise ValueError(f"output_names: expected others than {', '.join(sorted(taken & set(outputs)))}: taken")
         program = _captured(resting, wide, places, names)
         proto = _translated(program, names, outputs, opset)
-        _name_dimensions(proto, places, names)
-        _strip(proto)
-        onnx.checker.check_model(proto, full_check=True)
-        runs = runs_of(_serialized(proto), runtime)
+        name_dimensions(proto, places, names)
+        strip(proto)
+        check(proto)
+        runs = runs_of(serialized(proto), runtime)
         examined = examine_export(
             resting,
             inputs,
             more,
             names=outputs,
-            free=_grouped(proto, places),
+            free=free_groups(proto, places),
             runs=runs,
             tolerance=tolerance,
         )
@@ -118,18 +127,17 @@ def export_onnx(
             source=origin,
             inputs=ports(proto.graph.input),
             outputs=ports(proto.graph.output),
-            runtime=_runtime(runtime),
+            runtime=runtime_text(runtime),
             versions=versions_of(torch=torch.__version__, onnx=onnx.__version__, onnxscript=onnxscript.__version__),
-            notes=widened,
-            **examined.facts(),
+            **examined.facts(*widened),
         )
-        _write_facts(proto, receipt)
+        write_facts(proto, receipt)
 
         def reload(found: bytes) -> None:
             if receipt.ok and not same_answers(runs, runs_of(found, runtime), inputs):
                 raise ExportError(f"{target}: what was read back from the disk answers otherwise; try again")
 
-        return place(_serialized(proto), target, receipt, reload, force=force)
+        return place(serialized(proto), target, receipt, reload, force=force)
 
 
 def _check_opset(opset: object, newest: int) -> None:
@@ -221,127 +229,3 @@ def _translated(
             f"{opset} (it would silently write {found}); {max(found, 20)} is a good choice"
         )
     return proto
-
-
-def _name_dimensions(proto: onnx.ModelProto, places: Mapping[Place, str], names: Sequence[str]) -> None:
-    """Give free dimensions the names that they were asked for by, and fixed ones their number, wherever they stand."""
-    renamed: dict[str, str] = {}
-    by_name = {value.name: value for value in proto.graph.input}
-    for (which, dimension), name in places.items():
-        symbol = (
-            by_name[names[which]].type.tensor_type.shape.dim[dimension].dim_param if names[which] in by_name else ""
-        )
-        if symbol and symbol not in renamed:
-            taken = set(renamed.values())
-            renamed[symbol] = name if name not in taken else f"{names[which]}_{dimension}"
-    del proto.graph.value_info[:]  # every reader infers it anew
-    for value in (*proto.graph.input, *proto.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param.isdecimal():  # so the exporter writes a free dimension that forward holds
-                dim.dim_value = int(dim.dim_param)
-            elif dim.dim_param:
-                dim.dim_param = re.sub(r"\w+", lambda word: renamed.get(word[0], word[0]), dim.dim_param)
-
-
-def _grouped(proto: onnx.ModelProto, places: Mapping[Place, str]) -> dict[str, list[Place]]:
-    """Return which places each free dimension of the file has: two of one name have one size."""
-    groups: dict[str, list[Place]] = {}
-    for which, value in enumerate(proto.graph.input):
-        for dimension, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_param and (which, dimension) in places:
-                groups.setdefault(dim.dim_param, []).append((which, dimension))
-    return groups
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Take out what the exporter notes for its own authors: lines of source code, and the paths of this machine."""
-
-    def clear(graph: Any) -> None:
-        for each in (graph, *graph.node, *getattr(graph, "initializer", ())):
-            del each.metadata_props[:]
-            each.doc_string = ""
-        for value in (*graph.input, *graph.output):
-            if not isinstance(value, str):
-                del value.metadata_props[:]
-        for node in graph.node:
-            for attribute in node.attribute:
-                for inner in (attribute.g, *attribute.graphs):
-                    if inner.node:
-                        clear(inner)
-
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        clear(graph)
-
-
-def _serialized(proto: onnx.ModelProto) -> bytes:
-    if proto.ByteSize() > _LARGEST:
-        raise ExportError(
-            f"model: expected at most 2 GiB as one ONNX file, found {proto.ByteSize():,} bytes; export it in parts, "
-            "or as safetensors"
-        )
-    return bytes(proto.SerializeToString())
-
-
-def _write_facts(proto: onnx.ModelProto, receipt: Receipt) -> None:
-    """Write what the receipt says into the file's metadata, under koemorph."""
-    for key, value in receipt.facts().items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = f"koemorph.{key}", value if isinstance(value, str) else json.dumps(value)
-
-
-def ports(values: Any) -> tuple[Port, ...]:
-    """Return what an ONNX graph says of its inputs or outputs."""
-    import onnx
-
-    found = []
-    for value in values:
-        tensor = value.type.tensor_type
-        shape = tuple(
-            dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim
-        )
-        name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-        found.append(
-            Port(name=value.name, dtype={"float": "float32", "double": "float64"}.get(name, name), shape=shape)
-        )
-    return tuple(found)
-
-
-def _runtime(runtime: Any) -> str:
-    threads = torch.get_num_threads()
-    return f"onnxruntime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}, as it comes and as written"
-
-
-def runs_of(data: bytes, runtime: Any) -> dict[str, Any]:
-    """Return how to ask an ONNX file: in onnxruntime as it comes, and with its optimizations off.
-
-    Raises:
-        ExportError: the runtime does not take the file.
-    """
-
-    def session(level: Any) -> Any:
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it takes PyTorch's time as well
-        options.log_severity_level = 4  # what is wrong is raised as well
-        options.graph_optimization_level = level
-        try:
-            return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ExportError(
-                f"onnxruntime {runtime.__version__} does not take the file: {first_line(error)}"
-            ) from None
-
-    def runner(session: Any) -> Any:
-        names = [each.name for each in session.get_inputs()]
-
-        def run(inputs: Inputs) -> list[Tensor]:
-            if len(names) != len(inputs):
-                raise ValueError(f"expected {len(inputs)} inputs, found {len(names)} ({', '.join(names)})")
-            arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-            return [torch.from_numpy(np.array(array)) for array in session.run(None, arrays)]
-
-        return run
-
-    levels = runtime.GraphOptimizationLevel
-    return {"": runner(session(levels.ORT_ENABLE_ALL)), _AS_WRITTEN: runner(session(levels.ORT_DISABLE_ALL))}

@@ -27,7 +27,7 @@ from koemorph_tutorial.export.leaving import (
 from koemorph_tutorial.export.parity import Run, answer
 from koemorph_tutorial.export.placing import new_file, place
 from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
-from koemorph_tutorial.export.shapes import Inputs, Place
+from koemorph_tutorial.export.shapes import Inputs, Place, grouped
 from koemorph_tutorial.export.words import explain, first_line
 from koemorph_tutorial.records import ExportError
 
@@ -71,7 +71,7 @@ def export_torchscript(
         buffer = io.BytesIO()
         torch.jit.save(script, buffer)
         runs = torchscript_runs(buffer.getvalue())
-        groups = grouped(places, inputs)
+        groups = grouped(places)
         examined = examine_export(
             resting, inputs, more, names=tuple(answers), free=groups, runs=runs, tolerance=tolerance, calls=_CALLS
         )
@@ -85,8 +85,7 @@ def export_torchscript(
             outputs=tuple(Port(name=name, dtype=_dtype(tensor), shape=None) for name, tensor in answers.items()),
             runtime=f"torch {torch.__version__}, loaded anew, each input three times",
             versions=versions_of(torch=torch.__version__),
-            notes=notes,
-            **examined.facts(),
+            **examined.facts(*notes),
         )
         buffer = io.BytesIO()
         torch.jit.save(script, buffer, _extra_files={"receipt.json": json.dumps(receipt.facts())})
@@ -130,17 +129,6 @@ def torchscript_runs(data: bytes) -> dict[str, Run]:
         return list(answer(module, inputs).values())
 
     return {"": run}
-
-
-def grouped(places: Mapping[Place, str], inputs: Inputs) -> dict[str, list[Place]]:
-    """Return the places of each free dimension by its name; those of one name have one size, as in the example."""
-    groups: dict[str, list[Place]] = {}
-    for (which, dimension), name in places.items():
-        size = inputs[which].shape[dimension]
-        first = groups.get(name)
-        key = name if first is None or inputs[first[0][0]].shape[first[0][1]] == size else f"{name}_{which}"
-        groups.setdefault(key, []).append((which, dimension))
-    return groups
 
 
 def _port(name: str, tensor: Tensor, which: int, groups: Mapping[str, Sequence[Place]]) -> Port:

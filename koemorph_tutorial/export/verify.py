@@ -22,11 +22,11 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
+from koemorph_tutorial.export.onnx_file import ports, runs_of, runtime_text
 from koemorph_tutorial.export.receipt import Format, Port, Receipt, versions_of
-from koemorph_tutorial.export.shapes import Inputs, Place
-from koemorph_tutorial.export.to_onnx import ports, runs_of
+from koemorph_tutorial.export.shapes import Inputs, Place, grouped
 from koemorph_tutorial.export.to_safetensors import compare_weights
-from koemorph_tutorial.export.to_torchscript import grouped, torchscript_runs
+from koemorph_tutorial.export.to_torchscript import torchscript_runs
 from koemorph_tutorial.export.words import first_line
 from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
 
@@ -45,7 +45,8 @@ def verify_export(
 
     ONNX, TorchScript and safetensors are told apart by their content. `free` are the dimensions in which the file must
     take every size that the model takes: the first of each input if not given. The inputs of the file are taken in
-    their order. Else as `export_onnx`; safetensors need no `example_inputs`.
+    their order. Else as `export_onnx`; safetensors need no `example_inputs`. The file is run: of TorchScript that is a
+    program, so ask only files from whom you would run one.
 
     Raises:
         CheckpointNotFoundError, UnsupportedCheckpointError: no file, or none of these. ExportError: its runtime does
@@ -84,8 +85,8 @@ def verify_export(
                 raise DamagedCheckpointError(f"{path}: expected a whole ONNX file, {why}") from None
             opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
             common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
-            places = {**_declared(common["inputs"], inputs), **places}
-            runs, version = runs_of(data, runtime), f"onnxruntime {runtime.__version__}, as it comes and as written"
+            places = {**_declared(common["inputs"], inputs, places), **places}
+            runs, version = runs_of(data, runtime), runtime_text(runtime)
         else:
             runs, version = torchscript_runs(data), f"torch {torch.__version__}, each input three times"
         examined = examine_export(
@@ -93,7 +94,7 @@ def verify_export(
             inputs,
             more,
             names=tuple(port.name for port in common.get("outputs", ())) or tuple(answers),
-            free=grouped(places, inputs),
+            free=grouped(places),
             runs=runs,
             tolerance=tolerance,
             calls=3 if kind == "torchscript" else 1,
@@ -102,10 +103,16 @@ def verify_export(
         return Receipt(**common, source=origin, runtime=version, versions=versions, **examined.facts())
 
 
-def _declared(ports: Sequence[Port], inputs: Inputs) -> dict[Place, str]:
-    """Return the dimensions that a file itself says are free, as far as the example has them."""
+def _declared(ports: Sequence[Port], inputs: Inputs, asked: Mapping[Place, str]) -> dict[Place, str]:
+    """Return the dimensions that a file itself says are free; those of one name are one, also with one asked for."""
+    names = {
+        size: asked[which, dimension]
+        for which, port in enumerate(ports)
+        for dimension, size in enumerate(port.shape or ())
+        if isinstance(size, str) and (which, dimension) in asked
+    }
     return {
-        (which, dimension): size
+        (which, dimension): names.get(size, f"{size} (in the file)")
         for which, port in enumerate(ports[: len(inputs)])
         for dimension, size in enumerate(port.shape or ())
         if isinstance(size, str) and dimension < inputs[which].dim()
