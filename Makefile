@@ -1,7 +1,7 @@
 # Runs with any make (the 3.81 of macOS too) and needs Python 3.11 or newer, nothing else.
 PYTHON ?= python3
 TORCH_INDEX ?=
-EXTRAS := lab,test,dev
+EXTRAS := lab,export,test,dev
 KEEP ?= torch
 CHROMIUM ?= chromium
 LESSONS ?=
