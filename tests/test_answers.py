@@ -121,7 +121,7 @@ def test_an_interrupt_is_not_caught() -> None:
 def test_checking_leaves_the_random_numbers_alone(number: str) -> None:
     """A lesson goes on the same whether its exercises were tried or not."""
     before = torch.get_rng_state(), random.getstate()
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"torch": torch}
     exec(EXERCISES[number].solution, namespace)
     check(number, namespace[EXERCISES[number].answer])
     assert torch.equal(before[0], torch.get_rng_state())

@@ -359,9 +359,7 @@ def test_every_right_saver_passes(source: str, capsys: pytest.CaptureFixture[str
         (THROUGH_MEMORY, "if self.thread is None: return", "", "`Saver` raised AttributeError: 'NoneType' object has"),
         (COPIES_ELSEWHERE, "        self.copied.wait()\n", "", "Copied, but too late"),
         (QUEUE, "(copy.deepcopy(state), path)", "(state, path)", "the file holds a weight of afterwards"),
-        (QUEUE, "except Exception", "except OSError", "`torch.save` raises a RuntimeError then, no OSError"),
         (COPIES_ELSEWHERE, "except Exception", "except OSError", "`torch.save` raises a RuntimeError then, no OSError"),
-        (WRITES, "self.thread.start()", "", "nobody writes: does it start a thread that does?"),
         (
             QUEUE,
             "        if self.errors:\n            raise self.errors.pop()\n        self.jobs.put",
@@ -376,6 +374,22 @@ def test_what_is_said_of_other_savers_is_true(
     assert old in source
     said = said_to("05.5", HEAD + source.replace(old, new), capsys)
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "words"),
+    [
+        (QUEUE, "except Exception", "except OSError", "`torch.save` raises a RuntimeError then, no OSError"),
+        (WRITES, "self.thread.start()", "", "nobody writes: does it start a thread that does?"),
+    ],
+)
+def test_a_saver_whose_thread_does_not_write_or_is_gone_is_waited_for_a_while(
+    source: str, old: str, new: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For five times as long as a disk is held; here that is shorter than in a lesson."""
+    monkeypatch.setattr("koemorph_tutorial.teaching.exercises.save_policy.HELD", 0.3)
+    assert old in source
+    assert words in said_to("05.5", HEAD + source.replace(old, new), capsys)
 
 
 @pytest.mark.parametrize("source", [POOL, QUEUE, THROUGH_MEMORY])

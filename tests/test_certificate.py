@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -378,20 +377,6 @@ def test_the_receipt_says_what_was_compared_and_where() -> None:
     assert {"torch", "threads", "device"} <= set(receipt["environment"])
     assert (3, 2) == (receipt["stops"][0]["resumed_at"]["epoch"], receipt["stops"][0]["resumed_at"]["batch"])
     assert certificate.lines()[0].startswith("certified: ")
-
-
-def test_a_program_is_certified_in_processes_of_its_own(tmp_path: Path) -> None:
-    """Nothing is shared with the process that asks, and the loops of others need no change."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
-        "from pathlib import Path\n"
-        "from tests.forgetting import train\n"
-        "train(Path('here'))\n"
-    )
-    certificate = certify_script([sys.executable, str(script)], stops=[INSIDE])
-    assert certificate.certified, "\n".join(certificate.lines())
 
 
 def test_a_program_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:

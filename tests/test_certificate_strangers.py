@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import torch
 
 from koemorph_tutorial.records import Position
 from koemorph_tutorial.rng import capture_rng, restore_rng
-from koemorph_tutorial.testing import certify_script
+from koemorph_tutorial.testing import Certificate, Recorder, certify, certify_script
 from tests.comparing import difference
 
 STRANGERS = Path(__file__).parent / "strangers"
@@ -113,6 +114,17 @@ def one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+def certify_forked(script: Path, *arguments: str, stops: list[Position]) -> Certificate:
+    """Certify a script in processes that are forked from this one, which has imported all that takes long."""
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        os.chdir(folder)
+        sys.argv = [str(script), *arguments]
+        runpy.run_path(str(script), run_name="__main__")
+
+    return certify(loop, stops=stops)
+
+
 @pytest.mark.usefixtures("one_thread_each")
 @pytest.mark.parametrize(
     ("name", "workers", "batch", "components"),
@@ -122,13 +134,18 @@ def one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
         ("finetune", 0, 4, {"model", "optimizer", "scheduler", "losses", "data of train", "rng.python", "rng.numpy"}),
     ],
 )
-def test_a_strangers_script_is_certified(
-    name: str, workers: int, batch: int, components: set[str], tmp_path: Path
-) -> None:
-    """Killed at the end of an epoch, and inside one with its average of the loss half done."""
-    command = [sys.executable, str(STRANGERS / f"{name}_resumable.py"), "--workers", str(workers)]
+def test_a_strangers_script_is_certified(name: str, workers: int, batch: int, components: set[str]) -> None:
+    """Killed at the end of an epoch, and inside one with its average of the loss half done.
+
+    The one in processes of its own, the other in forked ones; `make proof` starts processes for both, and for every
+    stop, count of workers and count of threads.
+    """
+    script, arguments = STRANGERS / f"{name}_resumable.py", ["--workers", str(workers)]
     stops = [Position(epoch=1), Position(epoch=1, batch=batch)]
-    certificate = certify_script(command, stops=stops, workdir=tmp_path / "work")
+    if workers:
+        certificate = certify_script([sys.executable, str(script), *arguments], stops=stops)
+    else:
+        certificate = certify_forked(script, *arguments, stops=stops)
     assert certificate.certified, "\n".join(certificate.lines())
     assert [True, True] == [trial.killed for trial in certificate.trials]
     assert [(1, 0), (1, batch)] == [
@@ -137,22 +154,25 @@ def test_a_strangers_script_is_certified(
     assert {*components, "metrics", "best", "rng.torch"} <= set(certificate.components)
 
 
-@pytest.mark.usefixtures("one_thread_each")
-@pytest.mark.parametrize(
-    ("name", "left_out", "batch", "named"),
-    [
-        ("gan", '"optD": optD, ', 0, ["netG", "netD"]),  # it trains the one, which teaches the other
-        # One step is left in the epoch, and the optimizer knows its rate; that of the next comes from the scheduler.
-        ("finetune", '"scheduler": scheduler, ', 8, ["optimizer"]),
-    ],
-)
+FORGETS = [
+    ("gan", '"optD": optD, ', 0, ["netG", "netD"]),  # it trains the one, which teaches the other
+    # One step is left in the epoch, and the optimizer knows its rate; that of the next comes from the scheduler.
+    ("finetune", '"scheduler": scheduler, ', 8, ["optimizer"]),
+]
+
+
+@pytest.mark.parametrize(("name", "left_out", "batch", "named"), FORGETS)
 def test_a_script_that_forgets_one_of_its_objects_is_not_certified(
     name: str, left_out: str, batch: int, named: list[str], tmp_path: Path
 ) -> None:
+    """In forked processes; `make proof` starts them."""
     script = tmp_path / "train.py"
     script.write_text(without(text(f"{name}_resumable"), left_out), "utf-8")
-    stops = [Position(epoch=1, batch=batch)]
-    certificate = certify_script([sys.executable, str(script)], stops=stops, workdir=tmp_path / "work")
+    assert_refused(certify_forked(script, stops=[Position(epoch=1, batch=batch)]), named)
+
+
+def assert_refused(certificate: Certificate, named: list[str]) -> None:
+    """Assert that the certificate says no, and that it is one of these that differs first."""
     assert not certificate.certified
     assert "" == certificate.problem
     assert certificate.first_difference is not None, "\n".join(certificate.lines())

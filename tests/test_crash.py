@@ -34,12 +34,14 @@ def test_at_every_moment_of_one_save_the_run_comes_back() -> None:
     assert campaign.blind_spots == ()
 
 
-@pytest.mark.parametrize(("training", "a_fifth"), [(train, 17), (train_in_background, 17), (train_and_go_back, 32)])
-def test_at_a_fifth_of_all_moments_the_run_comes_back(training: object, a_fifth: int) -> None:
-    """All of them are tried by `make proof`."""
-    campaign = crash_test(training, recover, max_points=a_fifth)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("training", "sample"), [(train, 4), (train_in_background, 6), (train_and_go_back, 8)])
+def test_at_a_sample_of_all_moments_the_run_comes_back(training: object, sample: int) -> None:
+    """The same points each time, from all along it; all of them are tried by `make proof`."""
+    campaign = crash_test(training, recover, max_points=sample)  # type: ignore[arg-type]
     assert campaign.not_ok == ()
-    assert len(campaign.points) <= 5 * a_fifth
+    tried = sorted({trial.point.number for trial in campaign.trials})
+    assert sample == len(tried)
+    assert tried[0] < len(campaign.points) / 2 < tried[-1]
     assert {"open", "write", "fsync", "rename", "link", "unlink"} <= {point.name for point in campaign.points}
 
 
@@ -150,9 +152,9 @@ def test_a_resume_that_hangs_is_ended_and_said() -> None:
         time.sleep(60)
         return None
 
-    campaign = crash_test(train, recover, modes=["kill"], max_points=1, timeout=1.5)
+    campaign = crash_test(train, recover, modes=["kill"], max_points=1, timeout=1.0)
     assert [t.verdict for t in campaign.trials] == ["BLOCKED"]
-    assert "did not end within 1.5 s" in campaign.trials[0].detail
+    assert "did not end within 1 s" in campaign.trials[0].detail
 
 
 def raises(directory: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_training_that_never_gives_up_is_said() -> None:
                 break
         saved("a")
 
-    campaign = crash_test(train, lambda directory: None, modes=["enospc"], timeout=1.5)
+    campaign = crash_test(train, lambda directory: None, modes=["enospc"], timeout=1.0)
     assert ["BLOCKED"] * 3 == [trial.verdict for trial in campaign.trials]
 
 

@@ -75,21 +75,26 @@ def assert_same_files(run: Path, other: Path) -> None:
         assert "" == found, f"{file.path.name}: {found}"
 
 
-def test_killed_five_times_the_run_ends_with_the_same_bits(straight: Path, tmp_path: Path) -> None:
-    """kill -9 after different epochs, --resume auto each time; then to the end."""
-    koemorph(tmp_path, "train", "--run-dir", "run", *SETTINGS, kill_after=2)
-    for kill_after in (1, 2, 1, 3):
-        lines = koemorph(tmp_path, "train", "--resume", "auto", "--run-dir", "run", kill_after=kill_after)
+def assert_survives(straight: Path, folder: Path, first: int, *others: int) -> None:
+    """kill -9 after so many epochs, --resume auto each time; then to the end: the files are those of `straight`."""
+    koemorph(folder, "train", "--run-dir", "run", *SETTINGS, kill_after=first)
+    for kill_after in others:
+        lines = koemorph(folder, "train", "--resume", "auto", "--run-dir", "run", kill_after=kill_after)
         assert any(line.startswith("resumed from last_model.pth: goes on at epoch ") for line in lines)
-    koemorph(tmp_path, "train", "--resume", "auto", "--run-dir", "run")
-    assert_same_files(straight, tmp_path / "run")
+    koemorph(folder, "train", "--resume", "auto", "--run-dir", "run")
+    assert_same_files(straight, folder / "run")
+
+
+def test_killed_twice_the_run_ends_with_the_same_bits(straight: Path, tmp_path: Path) -> None:
+    """`make proof` kills it five times."""
+    assert_survives(straight, tmp_path, 2, 3)
 
 
 def test_a_branch_from_a_numbered_file_ends_with_the_same_bits(straight: Path, tmp_path: Path) -> None:
     """--resume PATH --run-dir NEW: the parent is untouched, the branch has the parent's best from its first moment."""
     parent = {path.name: path.stat().st_mtime_ns for path in (straight / "checkpoints").iterdir()}
     source = straight / "checkpoints/checkpoint_epoch_003.pth"
-    koemorph(tmp_path, "train", "--resume", str(source), "--run-dir", "new")
+    assert 0 == main(["train", "--resume", str(source), "--run-dir", "new"])
     assert parent == {path.name: path.stat().st_mtime_ns for path in (straight / "checkpoints").iterdir()}
     for name in ("last_model.pth", "checkpoint_epoch_006.pth", f"checkpoint_epoch_{EPOCHS - 1:03d}.pth"):
         there, here = (load_checkpoint(run / "checkpoints" / name) for run in (straight, tmp_path / "new"))
@@ -97,11 +102,13 @@ def test_a_branch_from_a_numbered_file_ends_with_the_same_bits(straight: Path, t
     assert there["best"]["epoch"] == load_checkpoint(tmp_path / "new/checkpoints/best_model.pth")["epoch"]
 
 
-def test_a_branch_has_its_best_even_if_nothing_better_comes(straight: Path, tmp_path: Path) -> None:
+def test_a_branch_has_its_best_even_if_nothing_better_comes(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Branching from the last file leaves nothing to train: the best is there all the same."""
     source = straight / "checkpoints/last_model.pth"
-    lines = koemorph(tmp_path, "train", "--resume", str(source), "--run-dir", "new")
-    assert any("had finished already" in line for line in lines)
+    assert 0 == main(["train", "--resume", str(source), "--run-dir", "new"])
+    assert "had finished already" in capsys.readouterr().out
     best = load_checkpoint(straight / "checkpoints/best_model.pth")
     assert "" == difference(best, load_checkpoint(tmp_path / "new/checkpoints/best_model.pth"))
 
@@ -448,12 +455,15 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
 
 
 def test_the_example_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
-    """Killed at the end of an epoch and inside one, in processes of their own, with two threads and two workers."""
-    settings = [*SMALL, "training.epochs=3", "training.threads=2", "training.workers=2"]
-    assert 0 == main(["certify", "--json", *settings])
+    """Killed inside an epoch, in processes of their own, with two threads and two workers.
+
+    `make proof` kills it at the ends of epochs as well, and with one thread and with two, without workers and with two.
+    """
+    settings = [*SMALL, "training.epochs=2", "training.threads=2", "training.workers=2"]
+    assert 0 == main(["certify", "--json", "--stop", "1,2", *settings])
     receipt = json.loads(capsys.readouterr().out)
     assert receipt["certified"]
-    assert [0, 2, 0] == [stop["resumed_at"]["batch"] for stop in receipt["stops"]]
+    assert [(1, 2)] == [(stop["resumed_at"]["epoch"], stop["resumed_at"]["batch"]) for stop in receipt["stops"]]
     assert 2 == receipt["environment"]["threads"]
 
 

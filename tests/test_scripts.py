@@ -47,7 +47,7 @@ def test_a_script_that_knows_nothing_of_the_kit_is_tested_as_it_is(tmp_path: Pat
     (tmp_path / "helper.py").write_text("LOSSES = [0.9, 0.5]")
     script = tmp_path / "train.py"
     script.write_text(PLAIN)
-    campaign = crash_test(*load_script(script), max_points=8)
+    campaign = crash_test(*load_script(script), max_points=4)
     assert len(campaign.points) > 25
     assert campaign.not_ok == ()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["helper.py", "train.py"]
@@ -68,7 +68,7 @@ def test_the_two_functions_of_a_script_are_taken_and_the_exit_code_says_what_was
 
 
 def test_without_a_script_our_own_saves_are_tried(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "koemorph_tutorial", "crash-test", "--max-points", "2"]
+    command = [sys.executable, "-m", "koemorph_tutorial", "crash-test", "--max-points", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(": 0 not OK") == 2

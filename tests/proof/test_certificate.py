@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from koemorph_tutorial import Position
+from koemorph_tutorial.testing import certify_script
 from tests import forgetting
 from tests.test_certificate import AT_AN_END, INSIDE, assert_named, certify_without
 
@@ -41,3 +42,17 @@ def test_whatever_is_lost_is_named_first(what: tuple[str, str], stop: Position) 
         assert_named(what, certify_without(lambda: forgetting.lose_at_restore(what), stop), stop)
     else:
         assert_named(what, certify_without(forgetting.forget_the_best, stop), stop)
+
+
+def test_a_program_is_certified_in_processes_of_its_own(tmp_path: Path) -> None:
+    """Nothing is shared with the process that asks, and the loops of others need no change."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from pathlib import Path\n"
+        "from tests.forgetting import train\n"
+        "train(Path('here'))\n"
+    )
+    certificate = certify_script([sys.executable, str(script)], stops=[AT_AN_END, INSIDE])
+    assert certificate.certified, "\n".join(certificate.lines())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from koemorph_tutorial.records import Position
 from koemorph_tutorial.testing import certify_script
-from tests.test_certificate_strangers import STRANGERS
+from tests.test_certificate_strangers import FORGETS, STRANGERS, assert_refused, text, without
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -30,3 +31,14 @@ def test_a_strangers_script_is_certified_wherever_it_is_stopped(
     print(f"\n{name}, {workers} workers, {threads} threads: {certificate}")
     assert certificate.certified, "\n".join(certificate.lines())
     assert threads == certificate.environment["threads"]
+
+
+@pytest.mark.parametrize(("name", "left_out", "batch", "named"), FORGETS)
+def test_a_script_that_forgets_one_of_its_objects_is_not_certified(
+    name: str, left_out: str, batch: int, named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In processes of their own; `make test` forks them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    script = tmp_path / "train.py"
+    script.write_text(without(text(f"{name}_resumable"), left_out), "utf-8")
+    assert_refused(certify_script([sys.executable, str(script)], stops=[Position(epoch=1, batch=batch)]), named)
