@@ -24,6 +24,7 @@ LESSONS: Mapping[str, str] = MappingProxyType(
         "06": "retention",
         "07": "compression",
         "08": "validation",
+        "09": "export",
     }
 )
 
