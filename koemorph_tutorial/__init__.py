@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .records import CheckpointError as CheckpointError
     from .records import CheckpointFile as CheckpointFile
     from .records import CheckpointSettings as CheckpointSettings
+    from .records import ExportError as ExportError
     from .records import Position as Position
     from .records import StopTraining as StopTraining
     from .resume import resume_training as resume_training
@@ -40,6 +41,7 @@ _ROOMS = {
     "CheckpointFile": "records",
     "CheckpointManager": "manager",
     "CheckpointSettings": "records",
+    "ExportError": "records",
     "Position": "records",
     "ResumableLoader": "loading",
     "StopTraining": "records",

@@ -650,3 +650,104 @@ def _run_full(arguments: list[str]) -> tuple[int, str]:
         command = [sys.executable, "-m", "koemorph_tutorial", *arguments]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     return ran.returncode, ran.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def _exports(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run `koemorph export` and return its exit code and what it says."""
+    capsys.readouterr()
+    code = main(["export", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def best(straight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of a run's best, in a folder in which exports may lie."""
+    return Path(shutil.copy(straight / "checkpoints" / "best_model.pth", tmp_path_factory.mktemp("shipped")))
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("onnx", "onnx"), ("torchscript", "pt"), ("safetensors", "safetensors")])
+def test_an_export_lies_beside_its_checkpoint_with_a_receipt(
+    best: Path, form: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = _exports([str(best), "--format", form], capsys)
+    assert (0, "same weights: yes" if suffix == "safetensors" else "same model: yes") == (
+        code,
+        out.splitlines()[-1].partition(",")[0],
+    )
+    assert "from            best_model.pth, line " in out
+    receipt = json.loads(best.with_name(f"best_model.{suffix}.receipt.json").read_text())
+    assert receipt["ok"] is True
+    code, out, _ = _exports([str(best), "--verify", str(best.with_name(f"best_model.{suffix}")), "--json"], capsys)
+    assert (0, True) == (code, json.loads(out)["ok"])
+
+
+def test_an_export_of_another_epoch_is_not_this_model(
+    straight: Path, best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(straight / "checkpoints" / "checkpoint_epoch_000.pth")
+    assert 0 == _exports([other, "--format", "safetensors", "-o", str(tmp_path / "w.safetensors")], capsys)[0]
+    code, out, _ = _exports([str(best), "--verify", str(tmp_path / "w.safetensors")], capsys)
+    assert 1 == code
+    assert "same model: NO, 17 with other bits" in out
+
+
+def test_compressed_averaged_and_old_checkpoints_are_exported(
+    best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By shuffle-zstd and gzip; with averaged weights beside the model's; as the recipe wrote them."""
+    import torch
+
+    from koemorph_tutorial import compress_checkpoint, load_checkpoint, save_checkpoint
+
+    files = [compress_checkpoint(best, codec=codec, output=tmp_path / name) for codec, name in (
+        ("shuffle-zstd", "a.shuffle.pth"), ("gzip", "b.pth.gz")
+    )]  # fmt: skip
+    content = load_checkpoint(best)
+    averaged = {name: value + 1 for name, value in content["model_state_dict"].items()}
+    files.append(tmp_path / "averaged.pth")
+    save_checkpoint({**content, "ema_state_dict": averaged}, files[-1])
+    recipe = {"epoch", "global_step", "model_state_dict", "optimizer_state_dict", "metrics", "config"}
+    files.append(tmp_path / "recipe.pth")
+    torch.save({name: content[name] for name in recipe}, files[-1])
+    for index, file in enumerate(files):
+        out = tmp_path / f"{index}.safetensors"
+        assert 0 == _exports([str(file), "--format", "safetensors", "-o", str(out)], capsys)[0], file
+        assert 0 == _exports([str(best), "--verify", str(out)], capsys)[0], file
+    out = tmp_path / "ema.safetensors"
+    code, said, _ = _exports([str(files[2]), "--format", "safetensors", "--weights", "ema", "-o", str(out)], capsys)
+    assert 0 == code
+    assert "ema_state_dict" in said
+    assert 1 == _exports([str(best), "--verify", str(out)], capsys)[0]
+
+
+def test_what_cannot_be_exported_is_one_line(best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    damaged = bytearray(best.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "damaged.pth").write_bytes(damaged)
+    torch.save({"model_state_dict": {"weight": torch.ones(2)}}, tmp_path / "bare.pth")
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    to = ["--format", "safetensors"]
+    for arguments, words in (
+        ([str(tmp_path / "damaged.pth"), *to], "is damaged"),
+        ([str(tmp_path / "bare.pth"), *to], "expected a config to build the model from, found none"),
+        ([str(tmp_path / "none.pth"), *to], "found nothing of that name"),
+        ([str(best), *to, "-o", str(tmp_path / "no/w.safetensors")], "expected the folder"),
+        ([str(best), *to, "-o", str(tmp_path / "mine.safetensors")], "expected no file of that name, found one"),
+        ([str(best), *to, "-o", str(best), "--force"], "expected a name of its own"),
+        ([str(best), *to, "--weights", "ema", "-o", str(tmp_path / "e")], "expected the weights of 'ema', found model"),
+        ([str(best), "--verify", str(tmp_path / "x"), "--force"], "--verify writes nothing"),
+        ([str(best), "--verify", str(tmp_path / "x")], "expected an exported file"),
+    ):
+        code, out, error = _exports(arguments, capsys)
+        assert (2, "") == (code, out)
+        assert words in error
+        assert 1 == error.count("\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(best), "--format", "tflite"])
+    assert "expected onnx, torchscript or safetensors, found 'tflite'" in capsys.readouterr().err

@@ -59,7 +59,12 @@ def _last_own(frames: traceback.StackSummary | list[traceback.FrameSummary]) -> 
     """Return the innermost line that is neither of torch nor of this package; one in nobody's library if there is."""
     own = [frame for frame in frames if not _is_tool(frame.filename) and frame.line]
     own = [frame for frame in own if not _INSTALLED.search(frame.filename)] or own
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{printable(own[-1].line or '', 120)}`" if own else ""
+    if not own:
+        return ""
+    frame = own[-1]
+    cell = "ipykernel_" in frame.filename  # whose file has a number for a name
+    where = f"line {frame.lineno} of the cell" if cell else f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"{where} `{printable(frame.line or '', 120)}`"
 
 
 def _is_tool(filename: str) -> bool:
