@@ -316,6 +316,20 @@ def test_a_file_of_this_model_is_found_to_be_it(model: SimplifiedKoeMorphModel, 
     assert verify_export(model, exported.path, torch.randn(2, 6400)).ok
 
 
+def test_weights_in_a_second_file_are_found_from_any_folder_and_said(model: nn.Module, tmp_path: Path) -> None:
+    """So torch's exporter writes if it is not told otherwise; without its second file an ONNX file is of no use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network, sounds = copy.deepcopy(model).eval(), torch.randn(2, 6400)
+        torch.onnx.export(network, (sounds,), tmp_path / "two.onnx", dynamo=True, verbose=False, external_data=True)
+    receipt = verify_export(model, tmp_path / "two.onnx", sounds, free={})
+    assert receipt.ok, receipt
+    assert receipt.notes[0] == "weights lie in a second file, two.onnx.data: ship both"
+    (tmp_path / "two.onnx.data").unlink()
+    with pytest.raises(ExportError, match=r"onnxruntime .* does not take the file"):
+        verify_export(model, tmp_path / "two.onnx", sounds, free={})
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -124,8 +124,14 @@ def runtime_text(runtime: Any) -> str:
     return f"onnxruntime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}, as it comes and as written"
 
 
-def runs_of(data: bytes, runtime: Any) -> dict[str, Run]:
-    """Return how to ask an ONNX file: in onnxruntime as it comes, and with its optimizations off.
+def second_files(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of further files in which weights of this one lie: torch's exporter does so unless told not to."""
+    places = (entry for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location")
+    return tuple(dict.fromkeys(entry.value for entry in places))
+
+
+def runs_of(data: bytes | str, runtime: Any) -> dict[str, Run]:
+    """Return how to ask an ONNX file (bytes or path): in onnxruntime as it comes, and with its optimizations off.
 
     Raises:
         ExportError: the runtime does not take the file.

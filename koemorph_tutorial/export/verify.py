@@ -22,7 +22,7 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
-from koemorph_tutorial.export.onnx_file import ports, runs_of, runtime_text
+from koemorph_tutorial.export.onnx_file import ports, runs_of, runtime_text, second_files
 from koemorph_tutorial.export.receipt import Format, Port, Receipt, versions_of
 from koemorph_tutorial.export.shapes import Inputs, Place, grouped
 from koemorph_tutorial.export.to_safetensors import compare_weights
@@ -86,8 +86,11 @@ def verify_export(
             opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
             common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
             places = {**_declared(common["inputs"], inputs, places), **places}
-            runs, version = runs_of(data, runtime), runtime_text(runtime)
+            beside = second_files(proto)  # whose bytes the sha256 does not cover
+            notes = [f"weights lie in a second file, {', '.join(beside)}: ship both"] if beside else []
+            runs, version = runs_of(str(path) if beside else data, runtime), runtime_text(runtime)
         else:
+            notes = []
             runs, version = torchscript_runs(data), f"torch {torch.__version__}, each input three times"
         examined = examine_export(
             resting,
@@ -100,7 +103,7 @@ def verify_export(
             calls=3 if kind == "torchscript" else 1,
         )
         versions = versions_of(torch=torch.__version__)
-        return Receipt(**common, source=origin, runtime=version, versions=versions, **examined.facts())
+        return Receipt(**common, source=origin, runtime=version, versions=versions, **examined.facts(*notes))
 
 
 def _declared(ports: Sequence[Port], inputs: Inputs, asked: Mapping[Place, str]) -> dict[Place, str]:
