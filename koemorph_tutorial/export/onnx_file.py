@@ -125,7 +125,7 @@ def runtime_text(runtime: Any) -> str:
 
 
 def second_files(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the names of further files in which weights of this one lie: torch's exporter does so unless told not to."""
+    """Return the names of further files in which weights of this one lie, as torch writes it unless told not to."""
     places = (entry for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location")
     return tuple(dict.fromkeys(entry.value for entry in places))
 
