@@ -26,7 +26,7 @@ lab: setup ## open JupyterLab on your own copies of the lessons
 test: setup ## run all tests
 	.venv/bin/pytest
 
-proof: setup ## try what `make test` samples at every point (some 20 minutes; needs Linux for all of it)
+proof: setup ## try what `make test` samples at every point (some 25 minutes; needs Linux for all of it)
 	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \
 	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[peers]'
 	.venv/bin/pytest tests/proof -s

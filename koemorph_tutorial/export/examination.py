@@ -69,7 +69,7 @@ def examine_export(
     times: list[float | None] = [None, None]
     run = runs[""]
     if not any(case.problem for case in cases):
-        times = [*seconds_per_call([lambda: run(inputs), lambda: _call(model, inputs)])]
+        times = [*seconds_per_call([lambda: run(inputs), lambda: call(model, inputs)])]
     return Examined(
         cases=tuple(cases),
         problems=tuple(problems),
@@ -82,7 +82,8 @@ def examine_export(
     )
 
 
-def _call(model: nn.Module, inputs: Inputs) -> None:
+def call(model: nn.Module, inputs: Inputs) -> None:
+    """Call a model as for use, for its time."""
     with torch.no_grad():
         model(*inputs)
 

@@ -15,7 +15,7 @@ def exporting() -> Iterable[Row]:
     import torch
 
     from koemorph_tutorial import export_onnx, export_torchscript
-    from koemorph_tutorial.export.examination import _call
+    from koemorph_tutorial.export.examination import call
     from koemorph_tutorial.export.leaving import needed
     from koemorph_tutorial.export.onnx_file import runs_of
     from koemorph_tutorial.export.parity import seconds_per_call
@@ -44,7 +44,7 @@ def exporting() -> Iterable[Row]:
             for batch in (1, 32):
                 inputs = (sounds[:batch],)
                 calls = [lambda run=run, inputs=inputs: run(inputs) for run in runs.values()]
-                *taken, eager = seconds_per_call([*calls, lambda inputs=inputs: _call(model, inputs)])
+                *taken, eager = seconds_per_call([*calls, lambda inputs=inputs: call(model, inputs)])
                 for name, seconds in zip(runs, taken, strict=True):
                     yield Row(
                         name=f"{name} / PyTorch, batch {batch}, ms", measured=1e3 * seconds, reference=1e3 * eager
