@@ -18,7 +18,7 @@ help: ## show this list
 	@echo "PYTHON=python3.12  the Python that .venv is made with"
 	@echo "TORCH_INDEX=URL    another build of PyTorch, from the index that pytorch.org's start page shows"
 
-setup: .venv/.ready ## make .venv and install everything (1.4 GB, several with a PyTorch for CUDA)
+setup: .venv/.ready ## make .venv and install everything (1.5 GB, several with a PyTorch for CUDA)
 
 lab: setup ## open JupyterLab on your own copies of the lessons
 	.venv/bin/koemorph lab
