@@ -302,6 +302,27 @@ def test_one_changed_weight_is_found(model: SimplifiedKoeMorphModel, exported: R
     assert receipt.verdict().startswith("same model: NO, output blendshapes: differs by")
 
 
+def test_a_changed_weight_is_found_though_no_answer_shows_it(
+    model: SimplifiedKoeMorphModel, exported: Receipt, tmp_path: Path
+) -> None:
+    """The bias of a blendshape that is nearly at rest changes answers by less than the tolerance."""
+    proto = onnx.load(exported.path)
+    (bias,) = [each for each in proto.graph.initializer if each.name == "bias"]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(1e-6), bias.name))
+    onnx.save(proto, tmp_path / "changed.onnx")
+    receipt = verify_export(model, tmp_path / "changed.onnx", voices(DataConfig())[0])
+    assert not any(case.problem for case in receipt.cases)
+    assert (False, ("1 weights are not the model's: bias",)) == (receipt.ok, receipt.problems)
+
+
+def test_a_folded_batchnorm_is_no_changed_weight(tmp_path: Path) -> None:
+    network, sound = shipping.convolutional(), torch.randn(2, 3, 20)
+    path = export_onnx(network, sound, tmp_path / "net.onnx").path
+    receipt = verify_export(network, path, sound)
+    assert receipt.ok, receipt
+    assert any("a BatchNorm may be folded into them" in note for note in receipt.notes)
+
+
 def test_one_flipped_bit_of_the_weights_is_found(model: SimplifiedKoeMorphModel, tmp_path: Path) -> None:
     path = export_safetensors(model, tmp_path / "w.safetensors").path
     data = bytearray(path.read_bytes())

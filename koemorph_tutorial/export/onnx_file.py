@@ -130,6 +130,24 @@ def second_files(proto: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.value for entry in places))
 
 
+def other_weights(proto: onnx.ModelProto, state: Mapping[str, Any]) -> list[str]:
+    """Return the names of weights that are in the file under their own name, with other numbers.
+
+    What an answer shows of a weight may be less than the tolerance. A weight that was transposed or renamed on the way
+    is not found by its name, and one into which a BatchNorm was folded differs.
+    """
+    from onnx import numpy_helper
+
+    different = []
+    for tensor in proto.graph.initializer:
+        ours = state.get(tensor.name)
+        if isinstance(ours, Tensor) and not tensor.external_data and ours.dtype == torch.float32:
+            theirs = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
+            if ours.shape == theirs.shape and not torch.equal(ours, theirs):
+                different.append(tensor.name)
+    return different
+
+
 def runs_of(data: bytes | str, runtime: Any) -> dict[str, Run]:
     """Return how to ask an ONNX file (bytes or path): in onnxruntime as it comes, and with its optimizations off.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from koemorph_tutorial.export.examination import examine_export
 from koemorph_tutorial.export.leaving import (
@@ -22,13 +23,14 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
-from koemorph_tutorial.export.onnx_file import ports, runs_of, runtime_text, second_files
+from koemorph_tutorial.export.onnx_file import other_weights, ports, runs_of, runtime_text, second_files
 from koemorph_tutorial.export.receipt import Format, Port, Receipt, versions_of
 from koemorph_tutorial.export.shapes import Inputs, Place, grouped
 from koemorph_tutorial.export.to_safetensors import compare_weights
 from koemorph_tutorial.export.to_torchscript import torchscript_runs
 from koemorph_tutorial.export.words import first_line
 from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
+from koemorph_tutorial.text import listed
 
 
 def verify_export(
@@ -87,10 +89,11 @@ def verify_export(
             common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
             places = {**_declared(common["inputs"], inputs, places), **places}
             beside = second_files(proto)  # whose bytes the sha256 does not cover
+            weights = listed("weights are not the model's", other_weights(proto, resting.state_dict()))
             notes = [f"weights lie in a second file, {', '.join(beside)}: ship both"] if beside else []
             runs, version = runs_of(str(path) if beside else data, runtime), runtime_text(runtime)
         else:
-            notes = []
+            notes, weights = [], ""
             runs, version = torchscript_runs(data), f"torch {torch.__version__}, each input three times"
         examined = examine_export(
             resting,
@@ -103,7 +106,12 @@ def verify_export(
             calls=3 if kind == "torchscript" else 1,
         )
         versions = versions_of(torch=torch.__version__)
-        return Receipt(**common, source=origin, runtime=version, versions=versions, **examined.facts(*notes))
+        found = examined.facts(*notes)
+        if weights and any(isinstance(module, _NormBase) for module in resting.modules()):
+            found["notes"] += (f"{weights}: a BatchNorm may be folded into them",)
+        elif weights:
+            found["problems"] += (weights,)
+        return Receipt(**common, source=origin, runtime=version, versions=versions, **found)
 
 
 def _declared(ports: Sequence[Port], inputs: Inputs, asked: Mapping[Place, str]) -> dict[Place, str]:
