@@ -120,7 +120,7 @@ print("on the disk:", sorted(name for name in os.listdir() if name.startswith("r
 # %% [markdown]
 # Four holes. **The batch is frozen at 1,** though the file calls it `batch_size`. The length is frozen, at 6,400. **The network stays in eval mode:** a training that goes on from here has lost its dropout, silently. And the weights lie in a second file, which is soon left behind.
 #
-# Third: **numpy.** The original project computes its spectrogram with librosa, which is numpy inside. This does so with the loudness, and makes each sound as loud as the next:
+# And then **numpy.** The original project computes its spectrogram with librosa, which is numpy inside. This does so with the loudness, and makes each sound as loud as the next:
 
 
 # %%
@@ -210,7 +210,7 @@ except CheckpointError as error:
 # %% [markdown]
 # For a shell: `koemorph export best_model.pth --format onnx`.
 #
-# **Let it speak,** with numpy and onnxruntime alone. A voice that no training has heard speaks for two seconds; a window of 0.4 s slides over it, and every 10 ms the file makes a face.
+# **Let it speak.** The file is asked by onnxruntime, with arrays of numpy. A voice that no training has heard speaks for two seconds; a window of 0.4 s slides over it, and every 10 ms the file makes a face.
 
 # %%
 from koemorph_tutorial.teaching.talking import talking_face

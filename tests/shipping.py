@@ -65,6 +65,13 @@ class Holds(nn.Module):
         return self.a((sound * 2).reshape(2, 64))
 
 
+class Hops(nn.Module):
+    """Takes hops of 160 samples, as sound is often cut, and no other length."""
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return audio.reshape(audio.shape[0], -1, 160).mean(-1)
+
+
 class Decomposes(nn.Module):
     def forward(self, matrix: Tensor) -> Tensor:
         return torch.linalg.svd(matrix)[1]

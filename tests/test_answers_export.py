@@ -39,7 +39,7 @@ def agrees(*lines: str) -> str:
         ("return np.shape(ours) == np.shape(theirs) and np.array(np.ptp([ours, theirs], axis=0).max() <= 1e-5)",),
         (
             "try:",
-            "    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)",
+            "    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, equal_nan=False)",
             "except AssertionError:",
             "    return False",
             "return True",
@@ -68,7 +68,7 @@ def test_every_way_to_compare_passes(lines: tuple[str, ...], capsys: pytest.Capt
         (("return np.nanmax(np.abs(ours - theirs)) <= 1e-5",), "One answer is NaN, and it says yes"),
         (("return np.abs(ours - theirs).max() <= 1e-5",), "numpy repeats the one to fit the three"),
         (
-            ("np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)", "return True"),
+            ("np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, equal_nan=False)", "return True"),
             "`agrees` raised AssertionError",
         ),
         (("return ours.shape == theirs.shape and np.allclose(ours, theirs, 1e-5)",), "by its own defaults nearly"),

@@ -34,6 +34,7 @@ from koemorph_tutorial import (
 from koemorph_tutorial.export.placing import receipt_path
 from koemorph_tutorial.export.receipt import Receipt
 from koemorph_tutorial.records import CheckpointError, CheckpointWriteError, ExportError, MismatchError
+from koemorph_tutorial.testing import crash_test, saved
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 from koemorph_tutorial.training.settings import DataConfig
 from koemorph_tutorial.training.shipping import voices
@@ -191,6 +192,14 @@ def test_an_example_of_one_is_exported_as_two(tmp_path: Path) -> None:
     assert "the example has 1 in batch; exported with 2, since a 1 would be frozen" in receipt.notes
 
 
+def test_a_model_that_takes_sizes_by_steps_is_tried_in_more_than_one(tmp_path: Path) -> None:
+    receipt = export_torchscript(
+        shipping.Hops(), tmp_path / "net.pt", example_inputs=torch.randn(2, 1600), free={"audio": (0, 1)}
+    )
+    assert 1 < len({case.shapes[0][1] for case in receipt.cases}), receipt
+    assert not any("takes 1600 alone" in note for note in receipt.notes), receipt
+
+
 REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any], str]] = [
     (
         shipping.UsesNumpy,
@@ -288,6 +297,30 @@ def test_a_batch_frozen_at_one_is_found_though_the_example_is_one(
     receipt = verify_export(model, sabotaged / "one.onnx", torch.randn(1, 6400))
     assert not receipt.ok
     assert "the runtime refuses it: Got invalid dimensions for input: audio" in receipt.verdict()
+
+
+def test_a_size_that_a_file_calls_free_and_holds_is_found(tmp_path: Path) -> None:
+    """Whoever trusts the file's own word for its sizes is told; no size was asked for here."""
+    port = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in ("sound", "answer")]
+    held = onnx.helper.make_tensor("held", onnx.TensorProto.INT64, [2], [2, 4])
+    node = onnx.helper.make_node("Reshape", ["sound", "held"], ["answer"])
+    graph = onnx.helper.make_graph([node], "held", port[:1], port[1:], [held])
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "held.onnx")
+    receipt = verify_export(nn.Identity(), tmp_path / "held.onnx", torch.randn(2, 4), free={})
+    assert ("n",) == receipt.free
+    assert [(1, 4), (3, 4)] == [case.shapes[0] for case in receipt.cases if case.problem]
+
+
+def test_a_file_for_other_inputs_or_outputs_is_found(tmp_path: Path) -> None:
+    path = export_onnx(shipping.TwoAndTwo(), (torch.randn(2, 8), torch.randn(2, 6)), tmp_path / "net.onnx").path
+    for network, inputs, words in (
+        (shipping.Named(), (torch.randn(2, 8),), "expected 1 inputs, found 2 (sound, speaker)"),
+        (nn.Bilinear(8, 6, 4), (torch.randn(2, 8), torch.randn(2, 6)), "expected 1 outputs (output), found 2"),
+    ):
+        receipt = verify_export(network, path, inputs)
+        assert not receipt.ok
+        assert words in receipt.verdict()
 
 
 def test_one_changed_weight_is_found(model: SimplifiedKoeMorphModel, exported: Receipt, tmp_path: Path) -> None:
@@ -402,6 +435,39 @@ def test_the_network_is_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(random, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["", "where it fails in the middle"])
+def test_an_export_to_onnx_leaves_the_network_as_it_was(broken: bool, tmp_path: Path) -> None:
+    """A model that counts its calls is asked many times, and gets no yes."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), shipping.Counts())
+    if broken:
+        network.append(shipping.Branches())
+    network[1].eval()
+    network[3].eval()
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    sound, before = torch.randn(2, 4), (network[3].calls, torch.get_rng_state())
+    if broken:
+        with pytest.raises(ExportError, match="what it does next depends on the values"):
+            export_onnx(network, sound, tmp_path / "net.onnx")
+    else:
+        receipt = export_onnx(network, sound, tmp_path / "net.onnx")
+        assert "the model itself answers the same input in two ways" in receipt.problems[0]
+    assert modes == [module.training for module in network.modules()]
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert network[3].calls is before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.is_grad_enabled()
+
+
+def test_where_new_tensors_are_born_changes_nothing(tmp_path: Path) -> None:
+    network, sound = nn.Linear(4, 2), torch.randn(2, 4)
+    with torch.device("meta"):
+        assert export_onnx(network, sound, tmp_path / "a.onnx").ok
+        assert export_torchscript(network, tmp_path / "a.pt", example_inputs=sound).ok
+        assert "meta" == torch.ones(1).device.type
+        assert export_safetensors(network, tmp_path / "a.safetensors").ok
+
+
 def test_an_export_says_nothing_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     filters, level = list(warnings.filters), logging.getLogger("torch.onnx").level
     export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "net.onnx")
@@ -467,6 +533,19 @@ def test_options_that_cannot_be_are_said(options: dict[str, Any], words: str, tm
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["", 5, "7", "a\nb"])
+def test_a_name_of_a_dimension_that_is_no_name_is_said(name: Any, tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"free\['input'\]: expected"):
+        export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "net.onnx", free={"input": {0: name}})
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_name_of_an_input_that_a_weight_has_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="input_names: expected others than weight"):
+        export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "net.onnx", input_names=["weight"])
+    assert [] == list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("network", [nn.Linear(4, 2, device="meta"), nn.LazyLinear(4), "a network"])
 def test_a_model_without_numbers_is_said(network: Any, tmp_path: Path) -> None:
     with pytest.raises((TypeError, ExportError), match="model: expected"):
@@ -495,6 +574,17 @@ def test_the_checkpoint_itself_is_never_written_over(tmp_path: Path) -> None:
     before = source.read_bytes()
     with pytest.raises(CheckpointWriteError, match="expected another file than the checkpoint itself"):
         export_safetensors(network, source, source=source, force=True)
+    assert before == source.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["net.pt.receipt.json", "net.parity-failed.pt"])
+def test_the_checkpoint_is_not_written_over_by_what_lies_beside_the_file(name: str, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(8, 2), shipping.NeverRests()) if "failed" in name else nn.Linear(8, 2)
+    source = tmp_path / name
+    torch.save({"model_state_dict": network.state_dict()}, source)
+    before = source.read_bytes()
+    with pytest.raises(CheckpointWriteError, match="expected another file than the checkpoint itself"):
+        export_torchscript(network, tmp_path / "net.pt", example_inputs=torch.randn(2, 8), source=source, force=True)
     assert before == source.read_bytes()
 
 
@@ -544,17 +634,45 @@ def test_killed_at_any_moment_no_file_has_the_receipt_of_another(tmp_path: Path)
     from safetensors.torch import load_file
 
     path = tmp_path / "w.safetensors"
-    for seed in range(4):
+    for seed in range(2):
         child = _export(path, seed, 10_000)
         assert child.stdout is not None
         child.stdout.readline()
-        time.sleep(0.013 * seed)
+        time.sleep(0.023 * seed)
         child.send_signal(signal.SIGKILL)
         child.communicate()
         assert {"weight", "bias"} == set(load_file(path))
         assert _fits(path)
     export_safetensors(nn.Linear(64, 64), path, force=True)
     assert {path, receipt_path(path)} == set(tmp_path.iterdir())  # what kills have left is swept away
+
+
+def _write_three(directory: Path) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        export_safetensors(nn.Linear(8, 8), directory / "w.safetensors", force=True)
+        saved(_weight(directory))
+
+
+def _weight(directory: Path) -> str:
+    from safetensors.numpy import load_file
+
+    return load_file(directory / "w.safetensors")["weight"].tobytes().hex()
+
+
+def _what_is_left(directory: Path) -> str | None:
+    path = directory / "w.safetensors"
+    receipt = receipt_path(path)
+    if receipt.exists():
+        assert json.loads(receipt.read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    return _weight(directory) if path.exists() else None
+
+
+def test_at_a_sample_of_all_moments_an_export_is_the_old_one_or_the_new_one() -> None:
+    """Killed, torn, a full disk, an error, the power cut; `make proof` tries every file operation."""
+    campaign = crash_test(_write_three, _what_is_left, max_points=4)
+    assert campaign.not_ok == (), "\n".join(campaign.lines())
+    assert {"open", "write", "fsync", "rename", "unlink"} <= {point.name for point in campaign.points}
 
 
 def test_two_exports_at_once_leave_one_file_and_its_receipt(tmp_path: Path) -> None:
@@ -602,6 +720,16 @@ def test_a_receipt_says_the_worst_of_a_case_and_the_first_output_that_differs(tm
     assert pytest.approx(0.5) == receipt.largest
     assert "output_1: differs by 0.5 at [0, 0] (2 in PyTorch, 2.5 here; 100% of its values are too far)" in str(receipt)
     assert json.loads(receipt.to_json())["ok"] is False
+
+
+def test_a_receipt_says_nothing_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    """Nor does what TorchScript says of code that it cannot script."""
+    network = nn.Linear(4, 2)
+    network.register_forward_hook(lambda module, inputs, answer: answer * 3)
+    receipt = export_torchscript(network, tmp_path / "net.pt", example_inputs=torch.randn(2, 4))
+    assert "traced, not scripted" in receipt.notes[0]
+    assert str(Path(__file__).parent) not in receipt.to_json()
+    assert str(Path(__file__).parent) not in str(receipt)
 
 
 def test_a_receipt_without_a_comparison_says_no() -> None:

@@ -110,8 +110,16 @@ def _examine_agrees(agrees: Any) -> None:
     missing[2, 4] = np.nan
     if _said(agrees, ours, missing):
         raise WrongAnswerError("nan")
+    if _said(agrees, missing, missing.copy()):
+        raise WrongAnswerError("it says yes where both have a NaN: nobody knows whether two of them are the same")
+    off = ours.copy()
+    off[1, 2] += np.float32(0.00005)
+    if _said(agrees, ours, off):
+        raise WrongAnswerError("it says yes to an answer that is off by 0.00005, five times what is allowed")
     if _said(agrees, ours[:1], np.repeat(ours[:1], 3, 0)):
         raise WrongAnswerError("broadcast")
+    if _said(agrees, ours, ours.reshape(52, 5)):
+        raise WrongAnswerError("52 faces of 5 numbers came where 5 of 52 were expected, and it says yes")
     _said(agrees, ours, ours[:4])
 
 
