@@ -683,6 +683,32 @@ def test_two_exports_at_once_leave_one_file_and_its_receipt(tmp_path: Path) -> N
     assert _fits(path)
 
 
+_RACES = """
+import sys, time, torch
+from koemorph_tutorial import CheckpointError, export_safetensors
+print("ready", flush=True)
+begin = float(sys.stdin.readline())
+for number in range(12):
+    time.sleep(max(0.0, begin + 0.05 * number - time.time()))
+    try:
+        export_safetensors(torch.nn.Linear(64, 64), f"{number}.safetensors")
+        print("mine", flush=True)
+    except CheckpointError as error:
+        print("expected no file of that name" in str(error), flush=True)
+"""
+
+
+def test_of_two_exports_that_must_not_write_over_a_file_one_is_refused(tmp_path: Path) -> None:
+    """Both see that there is no file of that name, and begin at the same moment."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    children = [subprocess.Popen([sys.executable, "-c", _RACES], **pipes) for _ in range(2)]
+    assert all("ready\n" == child.stdout.readline() for child in children if child.stdout)
+    begin = f"{time.time() + 0.2}\n"
+    said = [child.communicate(begin)[0].split() for child in children]
+    assert [{"mine", "True"}] * 12 == [set(pair) for pair in zip(*said, strict=True)]
+    assert all(_fits(tmp_path / f"{number}.safetensors") for number in range(12))
+
+
 def test_a_disk_that_is_full_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     export_safetensors(nn.Linear(64, 64), path)
