@@ -59,13 +59,19 @@ def examine_export(
 
     least = {name: smallest(inputs, places, takes) for name, places in free.items()}
     sizes = {name: inputs[places[0][0]].shape[places[0][1]] for name, places in free.items()}
+    stuck = {name: size for name, size in sizes.items() if not takes(resized(inputs, free[name], size + 1))}
+    doubled = {name: resized(inputs, free[name], 2 * size) for name, size in stuck.items()}  # sizes that go by steps
+    stepped = {name: tried for name, tried in doubled.items() if takes(tried)}
+    steps = [Trial(f"the example, {name} {2 * stuck[name]}", tried) for name, tried in stepped.items()]
     untried = [
-        f"{name}: the model itself takes {size} alone, as in the example, so no other size was tried"
-        for name, size in sizes.items()
-        if least[name] == size and not takes(resized(inputs, free[name], size + 1))
+        f"{name}: of the sizes that were tried the model itself takes {size} alone, as in the example"
+        for name, size in stuck.items()
+        if least[name] == size and name not in stepped
     ]
     given = [Trial(f"case {index}", case, given=True) for index, case in enumerate(more)]
-    cases, problems = examine(model, [*trials(inputs, free, least), *given], runs, allowed, names=names, calls=calls)
+    cases, problems = examine(
+        model, [*trials(inputs, free, least), *steps, *given], runs, allowed, names=names, calls=calls
+    )
     times: list[float | None] = [None, None]
     run = runs[""]
     if not any(case.problem for case in cases):
@@ -75,7 +81,7 @@ def examine_export(
         problems=tuple(problems),
         tolerance=allowed,
         why=why,
-        smallest=least,
+        smallest={name: size for name, size in least.items() if name not in stepped},
         seconds=times[0],
         seconds_torch=times[1],
         notes=tuple(untried),

@@ -235,11 +235,15 @@ def free_places(
             called = "batch" if dimension == 0 else f"{name}_{dimension}"
             if isinstance(dimensions, Mapping):
                 called = dimensions[dimension]
-                if sizes.get(called, shape[dimension]) != shape[dimension]:
+                if isinstance(called, str) and sizes.get(called, shape[dimension]) != shape[dimension]:
                     found = f"found {sizes[called]} and {shape[dimension]} in the example"
                     raise ValueError(f"free[{name!r}]: expected one size for all that is called {called!r}, {found}")
             elif sizes.get(called, shape[dimension]) != shape[dimension]:
                 called = f"{name}_{dimension}"  # the first of an input may be its length
+            if not isinstance(called, str) or not called.isidentifier():
+                raise ValueError(
+                    f"free[{name!r}]: expected a word as the name of dimension {dimension}, found {called!r}"
+                )
             sizes[called] = shape[dimension]
             places[which, dimension] = called
     return dict(sorted(places.items()))

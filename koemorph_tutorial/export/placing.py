@@ -36,10 +36,15 @@ def new_file(path: str | os.PathLike[str], source: str | os.PathLike[str] | None
         raise _refusal(target, errno.EACCES, f"expected a folder that can be written, found {folder}; name another")
     if kind_of(target.name) != "other":
         raise _refusal(target, errno.EEXIST, "expected a name of its own, found one of a run's; name another output")
-    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+    failed = failed_path(target)
+    written = (target, receipt_path(target), failed, receipt_path(failed))
+    if source is not None and any(
+        each.exists() and Path(source).exists() and each.samefile(source) for each in written
+    ):
         raise _refusal(target, errno.EEXIST, "expected another file than the checkpoint itself; name another output")
     if not force:
         _refuse_existing(target)
+        _refuse_existing(receipt_path(target))
     return target
 
 
@@ -53,6 +58,11 @@ def _refusal(path: Path, code: int, why: str) -> CheckpointWriteError:
     error = CheckpointWriteError(f"{path}: {why}")
     error.errno = code
     return error
+
+
+def failed_path(path: Path) -> Path:
+    """Return what an exported file is called whose answers are not those of the model."""
+    return path.with_name(f"{path.stem}{FAILED}{path.suffix}")
 
 
 def receipt_path(path: Path) -> Path:
@@ -74,7 +84,7 @@ def place(data: bytes, target: Path, receipt: Receipt, reload: Callable[[bytes],
     Raises:
         CheckpointWriteError: the disk refused; nothing that was there before is lost.
     """
-    path = target if receipt.ok else target.with_name(f"{target.stem}{FAILED}{target.suffix}")
+    path = target if receipt.ok else failed_path(target)
     receipt = replace(receipt, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def check(file: BinaryIO) -> None:
