@@ -97,7 +97,10 @@ def export_onnx(
         origin = source_of(source, resting)
         wide, widened = _widened(inputs, places)
         answers = first_answers(resting, inputs)
-        taken = {*names, *resting.state_dict()}
+        weights = set(resting.state_dict())
+        if input_names and not weights.isdisjoint(names):
+            raise ValueError(f"input_names: expected others than {', '.join(sorted(weights & set(names)))}: taken")
+        taken = {*names, *weights}
         usual = tuple(f"{name}_out" if name in taken else name for name in answers)
         check_names("output_names", output_names or usual, len(answers), "outputs")
         outputs = tuple(output_names or usual)

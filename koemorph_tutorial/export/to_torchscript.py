@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ def _made(model: nn.Module, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
         answer(script, inputs)  # what can be compiled may not run
         return script, ()
     except Exception as error:
-        why = first_line(error, 160)
+        why = re.sub(r"\S*/", "", first_line(error, 160))  # without the folders of this machine
     try:
         traced = torch.jit.trace(model, inputs, check_trace=False, strict=False)
     except Exception as error:
