@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -400,7 +403,10 @@ def test_what_is_no_exported_file_is_one_line(content: bytes, words: str, tmp_pa
 
 
 def test_a_model_that_draws_random_numbers_gets_no_receipt_that_says_yes(tmp_path: Path) -> None:
-    receipt = export_torchscript(shipping.NeverRests(), tmp_path / "net.pt", example_inputs=torch.randn(2, 8))
+    sound = torch.randn(2, 8)
+    random = torch.get_rng_state()
+    receipt = export_torchscript(shipping.NeverRests(), tmp_path / "net.pt", example_inputs=sound)
+    assert torch.equal(random, torch.get_rng_state())
     assert not receipt.ok
     assert any("the model itself answers the same input in two ways" in line for line in receipt.problems)
 
@@ -445,7 +451,7 @@ def test_an_export_to_onnx_leaves_the_network_as_it_was(broken: bool, tmp_path: 
     network[3].eval()
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    sound, before = torch.randn(2, 4), (network[3].calls, torch.get_rng_state())
+    sound, before = torch.randn(2, 4), network[3].calls
     if broken:
         with pytest.raises(ExportError, match="what it does next depends on the values"):
             export_onnx(network, sound, tmp_path / "net.onnx")
@@ -454,9 +460,14 @@ def test_an_export_to_onnx_leaves_the_network_as_it_was(broken: bool, tmp_path: 
         assert "the model itself answers the same input in two ways" in receipt.problems[0]
     assert modes == [module.training for module in network.modules()]
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-    assert network[3].calls is before[0]
-    assert torch.equal(torch.get_rng_state(), before[1])
+    assert network[3].calls is before
     assert torch.is_grad_enabled()
+
+
+def test_a_module_that_goes_its_own_way_about_training_is_at_rest_all_the_same(tmp_path: Path) -> None:
+    network = shipping.Stubborn()
+    assert export_torchscript(network, tmp_path / "net.pt", example_inputs=torch.randn(2, 8)).ok
+    assert network.eval().noise.training
 
 
 def test_where_new_tensors_are_born_changes_nothing(tmp_path: Path) -> None:
@@ -477,10 +488,11 @@ def test_an_export_says_nothing_on_the_screen(tmp_path: Path, capfd: pytest.Capt
 
 def test_wrapped_models_and_other_surroundings_change_nothing(tmp_path: Path) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert export_torchscript(nn.Linear(4, 2), tmp_path / "a.pt", example_inputs=torch.randn(2, 4)).ok
+        receipt = export_torchscript(nn.Linear(4, 2), tmp_path / "a.pt", example_inputs=torch.randn(2, 4))
+    assert (True, "float32") == (receipt.ok, receipt.outputs[0].dtype)
     with torch.inference_mode():
         assert export_torchscript(nn.Linear(4, 2), tmp_path / "b.pt", example_inputs=torch.randn(2, 4)).ok
-    wrapped = nn.DataParallel(nn.Linear(4, 2))
+        wrapped = nn.DataParallel(nn.Linear(4, 2))  # whose weights autograd takes no more
     assert export_onnx(wrapped, torch.randn(2, 4), tmp_path / "c.onnx").ok
 
 
@@ -597,6 +609,16 @@ def test_a_file_that_is_there_stays_unless_it_is_forced(tmp_path: Path) -> None:
     assert export_safetensors(nn.Linear(4, 2), path, force=True).ok
 
 
+def test_a_file_that_has_the_name_of_the_receipt_stays_unless_it_is_forced(tmp_path: Path) -> None:
+    beside = receipt_path(tmp_path / "w.safetensors")
+    beside.write_bytes(b"mine")
+    with pytest.raises(CheckpointWriteError, match=r"receipt.json: expected no file of that name, found one"):
+        export_safetensors(nn.Linear(4, 2), tmp_path / "w.safetensors")
+    assert {beside: b"mine"} == {file: file.read_bytes() for file in tmp_path.iterdir()}
+    assert export_safetensors(nn.Linear(4, 2), tmp_path / "w.safetensors", force=True).ok
+    assert json.loads(beside.read_text())["ok"] is True
+
+
 def test_a_failed_export_leaves_the_good_one_alone(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     path.write_bytes(b"the good one")
@@ -683,30 +705,28 @@ def test_two_exports_at_once_leave_one_file_and_its_receipt(tmp_path: Path) -> N
     assert _fits(path)
 
 
-_RACES = """
-import sys, time, torch
-from koemorph_tutorial import CheckpointError, export_safetensors
-print("ready", flush=True)
-begin = float(sys.stdin.readline())
-for number in range(12):
-    time.sleep(max(0.0, begin + 0.05 * number - time.time()))
-    try:
-        export_safetensors(torch.nn.Linear(64, 64), f"{number}.safetensors")
-        print("mine", flush=True)
-    except CheckpointError as error:
-        print("expected no file of that name" in str(error), flush=True)
-"""
+def test_a_file_that_appears_while_another_export_is_being_placed_stays(tmp_path: Path) -> None:
+    """One process at a time places its files in a folder, and looks again when it is its turn."""
+    path, errors = tmp_path / "w.safetensors", []
 
+    def export() -> None:
+        try:
+            export_safetensors(nn.Linear(4, 2), path)
+        except CheckpointWriteError as error:
+            errors.append(str(error))
 
-def test_of_two_exports_that_must_not_write_over_a_file_one_is_refused(tmp_path: Path) -> None:
-    """Both see that there is no file of that name, and begin at the same moment."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
-    children = [subprocess.Popen([sys.executable, "-c", _RACES], **pipes) for _ in range(2)]
-    assert all("ready\n" == child.stdout.readline() for child in children if child.stdout)
-    begin = f"{time.time() + 0.2}\n"
-    said = [child.communicate(begin)[0].split() for child in children]
-    assert [{"mine", "True"}] * 12 == [set(pair) for pair in zip(*said, strict=True)]
-    assert all(_fits(tmp_path / f"{number}.safetensors") for number in range(12))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    thread = threading.Thread(target=export)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    assert [] == list(tmp_path.iterdir())
+    path.write_bytes(b"faster")
+    os.close(folder)
+    thread.join()
+    assert ["expected no file of that name, found one"] == [error.split(": ")[1].partition(";")[0] for error in errors]
+    assert b"faster" == path.read_bytes()
 
 
 def test_a_disk_that_is_full_loses_nothing(tmp_path: Path) -> None:
