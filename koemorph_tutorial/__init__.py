@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from .compressed_files import decompress_checkpoint as decompress_checkpoint
     from .compressed_files import save_compressed_checkpoint as save_compressed_checkpoint
     from .difference.compare import diff_checkpoints as diff_checkpoints
-    from .export.to_onnx import export_onnx as export_onnx
-    from .export.to_safetensors import export_safetensors as export_safetensors
-    from .export.to_torchscript import export_torchscript as export_torchscript
-    from .export.verify import verify_export as verify_export
+    from .export import export_onnx as export_onnx
+    from .export import export_safetensors as export_safetensors
+    from .export import export_torchscript as export_torchscript
+    from .export import verify_export as verify_export
     from .inference import load_for_inference as load_for_inference
     from .inference import load_weights as load_weights
     from .inspection.summary import inspect_checkpoint as inspect_checkpoint
@@ -49,9 +49,9 @@ _ROOMS = {
     "compress_checkpoint": "compressed_files",
     "decompress_checkpoint": "compressed_files",
     "diff_checkpoints": "difference.compare",
-    "export_onnx": "export.to_onnx",
-    "export_safetensors": "export.to_safetensors",
-    "export_torchscript": "export.to_torchscript",
+    "export_onnx": "export",
+    "export_safetensors": "export",
+    "export_torchscript": "export",
     "inspect_checkpoint": "inspection.summary",
     "list_checkpoints": "storage",
     "load_checkpoint": "storage",
@@ -62,7 +62,7 @@ _ROOMS = {
     "save_checkpoint": "storage",
     "save_compressed_checkpoint": "compressed_files",
     "validate_checkpoint": "validation",
-    "verify_export": "export.verify",
+    "verify_export": "export",
 }
 
 __all__ = sorted(_ROOMS)  # the names stand once, in the table

@@ -183,7 +183,7 @@ print("same to 0.00001:", np.allclose(ours, theirs, rtol=0, atol=1e-5))
 # %% [markdown]
 # Not bitwise: another runtime adds the same numbers in another order, and rounds otherwise.
 #
-# [`export_onnx`](../koemorph_tutorial/export/to_onnx.py) does this for any network. It doubles an example of 1, puts each part back into its mode, and writes one file, whole or not at all. Then it asks that file, in both kinds of session: the example, other values, each free size at the smallest that the network takes and at one more, and what you give it as `cases`. What came of it is the **receipt**; it also lies beside the file, as JSON. A file that fails is kept as `….parity-failed.onnx`. `verify_export` writes the receipt of a file that is there already:
+# [`export_onnx`](../koemorph_tutorial/export.py) does this for any network. It doubles an example of 1, puts each part back into its mode, and writes one file, whole or not at all. Then it asks that file, in both kinds of session: the example, other values, each free size at the smallest that the network takes and at one more, and what you give it as `cases`. What came of it is the **receipt**; it also lies beside the file, as JSON. A file that fails is kept as `….parity-failed.onnx`. `verify_export` writes the receipt of a file that is there already:
 
 # %%
 from koemorph_tutorial import export_onnx, verify_export

@@ -34,8 +34,9 @@ from koemorph_tutorial import (
     save_checkpoint,
     verify_export,
 )
-from koemorph_tutorial.export.placing import receipt_path
-from koemorph_tutorial.export.receipt import Receipt
+from koemorph_tutorial.exporting.placing import receipt_path
+from koemorph_tutorial.exporting.receipt import Receipt
+from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.records import CheckpointError, CheckpointWriteError, ExportError, MismatchError
 from koemorph_tutorial.testing import crash_test, saved
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
@@ -534,6 +535,7 @@ def test_inputs_that_cannot_be_are_said(inputs: Any, words: str, tmp_path: Path)
         ({"cases": torch.zeros(2, 8)}, "cases: expected a sequence of tuples of tensors"),
         ({"cases": [(torch.zeros(2, 8).long(),)]}, r"cases\[0\]: expected tensors as in the example"),
         ({"cases": [(torch.zeros(2, 9),)]}, r"case 0 \(\(2, 9\) float32\): the model itself does not take them"),
+        ({"tolerance": True}, "tolerance: expected a number from 0, found True"),
         ({"tolerance": -1.0}, "tolerance: expected a number from 0"),
     ],
 )
@@ -803,3 +805,16 @@ def test_a_checkpoint_of_ours_is_named_with_its_line(tmp_path: Path) -> None:
     assert receipt.source is not None
     assert 7 == receipt.source.epoch
     assert "epoch 7" in str(receipt)
+
+
+def test_a_runtimes_refusal_is_said_by_its_reason() -> None:
+    """As onnxruntime words it: the place in its C++ first, then why."""
+    said = (
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. "
+        "Name:'' Status Message: /onnxruntime_src/core/reshape_helper.h:91 onnxruntime::ReshapeHelper::ReshapeHelper("
+        "const TensorShape&) input_shape_size == size was false. The input tensor cannot be reshaped to the requested "
+        "shape. Input shape:{3,64}, requested shape:{2,64}\n"
+    )
+    assert (
+        "The input tensor cannot be reshaped to the requested shape. Input shape:{3,64}, requested shape:{2,64}"
+    ) == first_line(RuntimeError(said))

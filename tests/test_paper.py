@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koemorph_tutorial.export.receipt import Case, Port, Receipt, Source
+from koemorph_tutorial.exporting.receipt import Case, Port, Receipt, Source
 from koemorph_tutorial.teaching import paper
 from koemorph_tutorial.teaching.figures import GREEN, VERMILLION
 

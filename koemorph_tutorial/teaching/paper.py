@@ -22,7 +22,7 @@ from .figures import BLACK, GREEN, VERMILLION, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from koemorph_tutorial.export.receipt import Case, Receipt
+    from koemorph_tutorial.exporting.receipt import Case, Receipt
 
 _COLUMNS, _POINTS, _DPI = 42, 9.6, 125
 _LINE = 0.185  # inches from one line to the next
@@ -38,7 +38,7 @@ def receipts(*given: Receipt) -> tuple[bytes, str]:
     The PNG has fewer dots than `to_png` writes: so much print would fill a lesson.
 
     >>> from pathlib import Path
-    >>> from koemorph_tutorial.export.receipt import Receipt
+    >>> from koemorph_tutorial.exporting.receipt import Receipt
     >>> png, caption = receipts(Receipt(path=Path("face.onnx"), format="onnx", size=238_000, sha256="ab" * 32))
     >>> print(caption)
     face.onnx: NOT the same model, nothing was compared; free: none

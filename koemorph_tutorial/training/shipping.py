@@ -8,11 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from koemorph_tutorial.export.receipt import SUFFIXES, Format, Receipt
-from koemorph_tutorial.export.to_onnx import export_onnx
-from koemorph_tutorial.export.to_safetensors import export_safetensors
-from koemorph_tutorial.export.to_torchscript import export_torchscript
-from koemorph_tutorial.export.verify import verify_export
+from koemorph_tutorial.export import export_onnx, export_safetensors, export_torchscript, verify_export
+from koemorph_tutorial.exporting.receipt import SUFFIXES, Format, Receipt
 from koemorph_tutorial.records import split_codec
 from koemorph_tutorial.training.dataset import cut_windows, make_split
 from koemorph_tutorial.training.evaluation import Built, build_from

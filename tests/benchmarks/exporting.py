@@ -15,11 +15,11 @@ def exporting() -> Iterable[Row]:
     import torch
 
     from koemorph_tutorial import export_onnx, export_torchscript
-    from koemorph_tutorial.export.examination import call
-    from koemorph_tutorial.export.leaving import needed
-    from koemorph_tutorial.export.onnx_file import runs_of
-    from koemorph_tutorial.export.parity import seconds_per_call
-    from koemorph_tutorial.export.to_torchscript import torchscript_runs
+    from koemorph_tutorial.exporting.examination import call
+    from koemorph_tutorial.exporting.leaving import needed
+    from koemorph_tutorial.exporting.onnx_file import runs_of
+    from koemorph_tutorial.exporting.parity import seconds_per_call
+    from koemorph_tutorial.exporting.to_torchscript import torchscript_runs
     from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
     from koemorph_tutorial.training.shipping import FREE
 

@@ -59,7 +59,7 @@ _WRITES = '''
 """Exports one network over another; a fresh process looks at what is left."""
 import hashlib, json, os, torch
 from koemorph_tutorial import export_safetensors
-from koemorph_tutorial.export.placing import receipt_path
+from koemorph_tutorial.exporting.placing import receipt_path
 from koemorph_tutorial.testing import saved
 
 

@@ -469,7 +469,7 @@ def _expect_sound(model: Any, audio: Tensor) -> None:
 def _expect_export(model: Any) -> None:
     import torch
 
-    from koemorph_tutorial.export.to_onnx import export_onnx
+    from koemorph_tutorial.export import export_onnx
 
     example = torch.rand(2, 40, generator=torch.Generator().manual_seed(9)) - 0.5
     free = {"audio": {0: "batch", 1: "samples"}}

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.export.receipt import Case
-from koemorph_tutorial.export.shapes import Inputs, Trial
-from koemorph_tutorial.export.words import explain, first_line
+from koemorph_tutorial.exporting.receipt import Case
+from koemorph_tutorial.exporting.shapes import Inputs, Trial
+from koemorph_tutorial.exporting.words import explain, first_line
 from koemorph_tutorial.records import ExportError
 from koemorph_tutorial.text import printable
 
@@ -65,7 +65,7 @@ def tolerance_for(outputs: Outputs, tolerance: float | None) -> tuple[float, str
     1e-05
     """
     if tolerance is not None:
-        if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
+        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
             raise ValueError(f"tolerance: expected a number from 0, found {tolerance!r}")
         why = "every bit" if tolerance == 0 else "as asked for"
     else:

@@ -1,4 +1,7 @@
-"""Is this exported file that model? Asked of a file that is there already, whoever exported it."""
+"""Out of PyTorch with a receipt: the door to the exports, and whether a file that is there already is that model.
+
+How a file is made, asked and placed stands in ``exporting``: a module for each format, and what they share.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from koemorph_tutorial.export.examination import examine_export
-from koemorph_tutorial.export.leaving import (
+from koemorph_tutorial.exporting.examination import examine_export
+from koemorph_tutorial.exporting.leaving import (
     PathLike,
     as_cases,
     as_inputs,
@@ -23,14 +26,17 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
-from koemorph_tutorial.export.onnx_file import other_weights, ports, runs_of, runtime_text, second_files
-from koemorph_tutorial.export.receipt import Format, Port, Receipt, versions_of
-from koemorph_tutorial.export.shapes import Inputs, Place, grouped
-from koemorph_tutorial.export.to_safetensors import compare_weights
-from koemorph_tutorial.export.to_torchscript import torchscript_runs
-from koemorph_tutorial.export.words import first_line
+from koemorph_tutorial.exporting.onnx_file import other_weights, ports, runs_of, runtime_text, second_files
+from koemorph_tutorial.exporting.receipt import Format, Port, Receipt, versions_of
+from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
+from koemorph_tutorial.exporting.to_onnx import export_onnx
+from koemorph_tutorial.exporting.to_safetensors import compare_weights, export_safetensors
+from koemorph_tutorial.exporting.to_torchscript import export_torchscript, torchscript_runs
+from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
 from koemorph_tutorial.text import listed
+
+__all__ = ["Receipt", "export_onnx", "export_safetensors", "export_torchscript", "verify_export"]
 
 
 def verify_export(
@@ -53,6 +59,12 @@ def verify_export(
     Raises:
         CheckpointNotFoundError, UnsupportedCheckpointError: no file, or none of these. ExportError: its runtime does
             not take it. MissingPackageError, MismatchError, TypeError, ValueError: as `export_onnx`.
+
+    >>> import tempfile
+    >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.safetensors"
+    >>> _ = export_safetensors(model, path)
+    >>> verify_export(model, path).ok, verify_export(nn.Linear(3, 2), path).ok
+    (True, False)
     """
     path = Path(path)
     data = _read(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from koemorph_tutorial.durable import refusals_named, sweep, sync_directory, write_file
-from koemorph_tutorial.export.receipt import Receipt
+from koemorph_tutorial.exporting.receipt import Receipt
 from koemorph_tutorial.records import CheckpointWriteError, kind_of
 
 FAILED = ".parity-failed"  # in the name of a file whose answers are not those of the model

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.export.examination import examine_export, same_answers
-from koemorph_tutorial.export.leaving import (
+from koemorph_tutorial.exporting.examination import examine_export, same_answers
+from koemorph_tutorial.exporting.leaving import (
     PathLike,
     arguments_of,
     as_cases,
@@ -24,7 +24,7 @@ from koemorph_tutorial.export.leaving import (
     needed,
     source_of,
 )
-from koemorph_tutorial.export.onnx_file import (
+from koemorph_tutorial.exporting.onnx_file import (
     check,
     free_groups,
     name_dimensions,
@@ -35,10 +35,10 @@ from koemorph_tutorial.export.onnx_file import (
     strip,
     write_facts,
 )
-from koemorph_tutorial.export.placing import new_file, place
-from koemorph_tutorial.export.receipt import Receipt, versions_of
-from koemorph_tutorial.export.shapes import Inputs, Place, resized
-from koemorph_tutorial.export.words import explain, watching_frozen
+from koemorph_tutorial.exporting.placing import new_file, place
+from koemorph_tutorial.exporting.receipt import Receipt, versions_of
+from koemorph_tutorial.exporting.shapes import Inputs, Place, resized
+from koemorph_tutorial.exporting.words import explain, watching_frozen
 from koemorph_tutorial.records import ExportError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koemorph_tutorial.export.parity import Run
-from koemorph_tutorial.export.receipt import Port, Receipt
-from koemorph_tutorial.export.shapes import Inputs, Place
-from koemorph_tutorial.export.words import first_line
+from koemorph_tutorial.exporting.parity import Run
+from koemorph_tutorial.exporting.receipt import Port, Receipt
+from koemorph_tutorial.exporting.shapes import Inputs, Place
+from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.records import ExportError
 
 if TYPE_CHECKING:

@@ -94,6 +94,9 @@ def explain(error: BaseException, what: str) -> str:
 def first_line(error: BaseException, limit: int = 200) -> str:
     """Return what an error says, in one short line: the first; of one of TorchScript the last, of a runtime's all."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", str(error))
+    text = re.sub(
+        r".*Status Message: (?:\S+:\d+ .* was false\. )?", "", text, flags=re.DOTALL
+    )  # where it says so in C++
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     if text != str(error):
         lines = [" ".join(lines)]

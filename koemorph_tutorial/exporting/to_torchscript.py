@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.export.examination import examine_export, same_answers
-from koemorph_tutorial.export.leaving import (
+from koemorph_tutorial.exporting.examination import examine_export, same_answers
+from koemorph_tutorial.exporting.leaving import (
     PathLike,
     as_cases,
     as_inputs,
@@ -25,11 +25,11 @@ from koemorph_tutorial.export.leaving import (
     names_of_inputs,
     source_of,
 )
-from koemorph_tutorial.export.parity import Run, answer
-from koemorph_tutorial.export.placing import new_file, place
-from koemorph_tutorial.export.receipt import Port, Receipt, versions_of
-from koemorph_tutorial.export.shapes import Inputs, Place, grouped
-from koemorph_tutorial.export.words import explain, first_line
+from koemorph_tutorial.exporting.parity import Run, answer
+from koemorph_tutorial.exporting.placing import new_file, place
+from koemorph_tutorial.exporting.receipt import Port, Receipt, versions_of
+from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
+from koemorph_tutorial.exporting.words import explain, first_line
 from koemorph_tutorial.records import ExportError
 
 _CALLS = 3  # its executor compiles anew in the second

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from koemorph_tutorial.export.parity import Outputs, answer, refused
-from koemorph_tutorial.export.receipt import Source
-from koemorph_tutorial.export.shapes import Inputs, Place
-from koemorph_tutorial.export.words import first_line
+from koemorph_tutorial.exporting.parity import Outputs, answer, refused
+from koemorph_tutorial.exporting.receipt import Source
+from koemorph_tutorial.exporting.shapes import Inputs, Place
+from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.inference import load_weights
 from koemorph_tutorial.naming import unwrap
 from koemorph_tutorial.records import CheckpointError, CheckpointFile, ExportError, MismatchError, MissingPackageError

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.export.parity import Run, answer, examine, seconds_per_call, tolerance_for
-from koemorph_tutorial.export.receipt import Case
-from koemorph_tutorial.export.shapes import Inputs, Place, Trial, resized, smallest, trials
+from koemorph_tutorial.exporting.parity import Run, answer, examine, seconds_per_call, tolerance_for
+from koemorph_tutorial.exporting.receipt import Case
+from koemorph_tutorial.exporting.shapes import Inputs, Place, Trial, resized, smallest, trials
 
 
 @dataclass(frozen=True, kw_only=True)
