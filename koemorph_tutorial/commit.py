@@ -146,6 +146,15 @@ class Commits:
         self._newest = self._last_model()
         self._saved_at = time.monotonic()
 
+    @property
+    def durable(self) -> tuple[dict[str, Any] | None, Best, Position]:
+        """The run, the best and the position that are on the disk."""
+        return self.run, self.best, self.position
+
+    def follow(self, durable: tuple[dict[str, Any] | None, Best, Position]) -> None:
+        """Take over what is on the disk from the process that writes."""
+        self.run, self.best, self.position = durable
+
     def next_run(self) -> dict[str, Any]:
         """Return the run's record as the next checkpoint holds it."""
         if self.run is None:

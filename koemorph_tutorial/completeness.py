@@ -11,12 +11,12 @@ from typing import Any
 from .findings import Finding
 from .header import Header, Kind
 from .rebuild import is_numpy_number, kind_text
-from .records import FORMAT_TYPES, FORMAT_VERSION, is_for_inference
+from .records import FORMAT_TYPES, FORMAT_VERSION, OPTIONAL_KEYS, is_for_inference
 from .stubs import TensorStub, find_tensors
 from .text import count, printable, size
 from .weights import find_states
 
-_REQUIRED = tuple(key for key in FORMAT_TYPES if key != "optimizer_parameters")
+_REQUIRED = tuple(key for key in FORMAT_TYPES if key not in OPTIONAL_KEYS)
 _RECIPE = ("model_state_dict", "epoch", "config")  # section 8.1
 _WEIGHTS = ("model_state_dict", "state_dict")
 _MOST, _VIEWS = 20, 100  # tensors that are named; times that a storage is looked at for them

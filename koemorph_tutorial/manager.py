@@ -8,7 +8,8 @@ import os
 import signal
 import time
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from .loading import ResumableLoader
 from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
+from .provenance import world_size
+from .ranks import Ranks, Wish, as_of, gather_parts
 from .records import (
     LAST_NAME,
     Best,
@@ -32,6 +35,7 @@ from .records import (
     CheckpointWriteError,
     MismatchError,
     Position,
+    RankError,
     SettingsOverrides,
     StopTraining,
     UsedDirectoryError,
@@ -58,6 +62,10 @@ class CheckpointManager:
     wrong there is logged at once and raised by the next save, `wait` or `close`; leaving waits for it. The first
     of `signals` that arrives while the run is under way makes the next `step`, `poll` or `save` leave by
     `StopTraining`, after a durable save; a second one leaves at once.
+
+    Under ``torch.distributed`` every rank makes a manager, after ``init_process_group``, and the same calls. Rank 0
+    alone writes, by its own metrics; of the others' states what differs from its own is kept, and given back. An error
+    of one is an error of all; who has lost another one leaves by `RankLost`.
 
     Raises:
         TypeError: an object without a state. ValueError: a setting out of range, or one that saves inside an epoch
@@ -94,10 +102,13 @@ class CheckpointManager:
         self._config = plain_config(config)  # what it cannot hold is better known now than after the first epoch
         self._settings = as_stored(settings_of(self._objects))  # what was asked for, whatever the loop makes of it
         self._commits = Commits(self.directory, self.settings, on_saved)
+        commits = self._commits
+        self._ranks = Ranks(lambda: commits.position)
         loaders = {name: item for name, item in self._objects.items() if isinstance(item, ResumableLoader)}
         self._progress = Progress(self._objects)
         self._stop = StopRequest(signals)
         self._stop_obeyed = False
+        self._stop_is_agreed = False  # between several ranks
         weakref.finalize(self, self._stop.stop_listening).atexit = False  # of one that nobody closed
         self._tenancy = Tenancy(self.directory, settle=self._commits.settle, on_leave=self._stop.stop_listening)
         self._recorder = recording.current()
@@ -112,14 +123,14 @@ class CheckpointManager:
                     "would go on with other batches"
                 )
         unnamed = unnamed_parameters(describe_parameters(self._objects))
-        for line in (*unnamed, *loaders_without_generator(self._objects)):
+        for line in (*unnamed, *loaders_without_generator(self._objects)) if self._ranks.is_first else ():
             logger.warning(line)
         self._metrics: dict[str, float] = {}
         self._driven = False  # epochs() says which epoch it is
         self._refused: dict[str, float] = {}  # the metrics of an epoch whose save was not made
         self._owed = 0  # batches of the last step of an epoch, which leaves it to save what it might have saved
         self._unfinished = False  # save() was called here, and nothing has finished the run since
-        self._warned = False
+        self._warned = self._warned_of_metrics = False
         self._started = time.monotonic()
         self._trained_before = 0.0  # seconds, in the processes before this one
         self._error: Exception | None = None
@@ -154,21 +165,34 @@ class CheckpointManager:
         self._check()
         if self._commits.run is not None:
             raise RuntimeError("resume: this manager has begun already; make a new one to go on from another file")
-        with self._tenancy.begin():
+        self._meet("resume")
+        with self._writing():
             resumed = self._resume(source, strict)
         self._stop.listen()
         return resumed
 
-    def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
+    def _find(self, source: PathLike | Literal["auto"]) -> Found | None:
         if source == "auto" and not is_used(self.directory):
-            self._begin()
-            self._note("begin")
-            return Resumed(best=self.best)
+            return None
         found = find(self.directory if source == "auto" else source)
         if not is_home(found, self.directory) and is_used(self.directory):
             raise self._used(f"to branch from {found.file.path}")
         self._check_inside_epoch(found)
-        resumed = bring_back(found, self._objects, config=self._config, strict=strict)
+        return found
+
+    def _bring_back(self, found: Found, strict: bool) -> Resumed:
+        rank = self._ranks.rank
+        mine = replace(found, checkpoint=as_of(found.checkpoint, rank, self._objects))
+        return bring_back(mine, self._objects, config=self._config, strict=strict, aloud=rank == 0)
+
+    def _resume(self, source: PathLike | Literal["auto"], strict: bool) -> Resumed:
+        found = self._ranks.first(lambda: self._find(source))
+        if found is None:
+            self._begin()
+            self._note("begin")
+            return Resumed(best=self.best)
+        there = found
+        resumed = self._ranks.each(lambda: self._bring_back(there, strict))[self._ranks.rank]
         self._config = config_in_use(self._config, resumed.changed)
         for owner, settings in found.checkpoint.get("metadata", {}).get("settings", {}).items():
             self._settings[owner] = {**self._settings.get(owner, {}), **settings}
@@ -177,9 +201,13 @@ class CheckpointManager:
         if (best.monitor, best.mode) != (self.settings.monitor, self.settings.mode):
             notes.append(f"the file's {best} does not count: {self.settings.monitor} is watched now")
             best = self.best
-        with refusals_named(self.directory):
-            run, best, done = go_on(found, self.directory, best, self.settings, back=source != "auto")
-        for note in done:
+
+        def proceed() -> tuple[dict[str, Any], Best, list[str]]:
+            with refusals_named(self.directory):
+                return go_on(there, self.directory, best, self.settings, back=source != "auto")
+
+        run, best, done = self._ranks.first(proceed)
+        for note in done if self._ranks.is_first else ():
             logger.warning(note)
         self._commits.begin(run, best, resumed.position)
         self._progress.go_on(resumed.position)
@@ -205,13 +233,14 @@ class CheckpointManager:
         total = operator.index(total)
         if total < 0:
             raise ValueError(f"epochs: expected a whole number from 0, found {total}")
+        self._meet("epochs", epoch=total)
         if self._commits.run is None and resume:
             self.resume()
         self._begin_run()
         self._check_room(contents_held(self.settings, self.position.epoch, total))
         self._driven = True
         self._stop.listen()
-        if self.position.epoch >= total:
+        if self.position.epoch >= total and self._ranks.is_first:
             logger.warning("nothing left to do: %d of %d epochs are done", self.position.epoch, total)
         return self._epochs(total)
 
@@ -231,7 +260,8 @@ class CheckpointManager:
             left = not finished and not self._tenancy.left and self._unfinished
             if left and not progress.ended and mark == fingerprint(self._objects):
                 progress.ended = ended_before  # zip() and the like ask for one epoch more than they hand out
-            if not self._tenancy.left and (finished or self._unfinished):
+            # Of several ranks only this one may have left the loop, which `close` knows.
+            if not self._tenancy.left and (finished or (self._unfinished and not self._ranks.many)):
                 try:
                     self._finish()
                 except Exception as error:
@@ -239,7 +269,9 @@ class CheckpointManager:
                         raise
                     self._error = error  # in a generator that is being dropped it would only be printed
             self._stop.stop_listening()
-        if self.stop_requested:  # while the last of it was written: what comes after the loop is to be stopped as well
+        if self._meet(
+            "the end of the epochs"
+        ):  # while the last of it was written: what comes next is to be stopped too
             raise self._stopped("all epochs are done and saved")
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
@@ -267,31 +299,41 @@ class CheckpointManager:
 
         It saves that only validation is left, with the random states as they were when the training batches ran out, so
         that validation is done again from its beginning, after no batch at all: whatever the loop uses of its batches
-        then must be among the objects. While training batches are left, and without a `ResumableLoader`, it does
-        nothing: `step` and `save` see to that.
+        then must be among the objects. While training batches are left, without a `ResumableLoader`, and where several
+        ranks train, one of which may validate alone, it does nothing: `step` and `save` see to that.
 
         Raises:
             StopTraining: a stop was asked for, and ``last_model.pth`` is saved.
         """
         self._check()
-        if self.stop_requested and self._driven and not self._progress.ended and self._progress.at_end is not None:
+        alone = self.stop_requested and self._driven and not self._ranks.many
+        if alone and not self._progress.ended and self._progress.at_end is not None:
             self._inside({}, steps=0, parts=self._progress.at_end)
 
     def _inside(self, metrics: dict[str, float], steps: int, parts: Mapping[str, Any] | None = None) -> None:
         """Save inside an epoch if a setting, a stop or a certificate wants it, and leave if it was a stop."""
-        stopping = self.stop_requested or (self._recorder is not None and self._recorder.is_stop(self.position))
         epoch = self.position.epoch
-        asked: dict[str, Any] = {"steps": steps, "inside_epoch": True, "stopping": stopping}
-        self._wait_for_the_one_before(epoch, metrics, **asked)
-        decision = self._decide(epoch, metrics, **asked)
-        self._carry_out(decision, epoch, metrics, parts)
+        asked: dict[str, Any] = {"steps": steps, "inside_epoch": True, "stopping": False}
+        ending = self._recorder is not None and self._recorder.is_stop(self.position)
+        due = self._ranks.many and self._ranks.is_first and self._may_write(epoch, metrics, asked)
+        wish = self._meet("step", (Wish.END if ending else Wish.NOTHING) | (Wish.SAVE if due else Wish.NOTHING))
+        asked["stopping"] = bool(wish & (Wish.STOP | Wish.END))
+        decision = None
+        if wish or not self._ranks.many:
+
+            def decide_on_it() -> Decision:
+                self._wait_for_the_one_before(epoch, metrics, **asked)
+                return self._decide(epoch, metrics, **asked)
+
+            decision = self._ranks.first(decide_on_it)
+            self._carry_out(decision, epoch, metrics, parts)
         if self._recorder is not None:
             self._metrics = metrics
-            if decision.names:
+            if decision is not None and decision.names:
                 self._note("inside", saved=True, rng=(parts or {}).get("rng_state"))
             self._recorder.at(self.position)
         self._stop_for_recorder()
-        if self.stop_requested and decision.names:  # a signal that came after the decision waits for the next one
+        if self._must_stop and decision is not None and decision.names:
             self._leave(f"saved at {self.position}")
 
     def save(
@@ -314,10 +356,12 @@ class CheckpointManager:
         if self._driven and self._progress.ended:
             raise RuntimeError("save: this epoch was saved already; one epoch ends once")
         metrics = plain_metrics(metrics)
+        number = self.position.epoch if epoch is None else epoch
+        self._meet("save", epoch=number)
+        metrics = self._of_first(metrics)
         try:
-            self._wait_for_the_one_before(
-                self.position.epoch if epoch is None else epoch, metrics, owed=self._owed, stopping=self.stop_requested
-            )
+            asked = {"owed": self._owed, "stopping": self._must_stop}
+            self._ranks.first(lambda: self._wait_for_the_one_before(number, metrics, **asked))
         except BaseException:
             self._unfinished = False  # what the objects hold now is of no epoch that is being saved
             self._refused = metrics
@@ -333,12 +377,13 @@ class CheckpointManager:
         self._unfinished = True
         if begins:
             self._check_room(1)
-        decision = self._decide(ended, self._metrics, owed=self._owed, stopping=self.stop_requested)
+        asked = {"owed": self._owed, "stopping": self._must_stop}
+        decision = self._ranks.first(lambda: self._decide(ended, self._metrics, **asked))
         self._owed = 0
         self._carry_out(decision, ended, self._metrics)
         self._note("end", saved=bool(decision.names))
         self._stop_for_recorder()
-        if self.stop_requested and LAST_NAME in decision.names:
+        if self._must_stop and LAST_NAME in decision.names:
             self._leave(f"saved the end of epoch {ended}")
         return decision
 
@@ -348,11 +393,20 @@ class CheckpointManager:
         Raises:
             CheckpointWriteError: what went wrong with a save in the background, unless it was raised already.
         """
-        self._commits.settle()
-        if self._commits.has_failed and not self._driven:
+        if self._commits.is_saving:  # it is `on_saved` that asks
+            return self._commits.saved
+        self._meet("wait")
+
+        def settle() -> tuple[bool, Saved | None]:
+            self._commits.settle()
+            return self._commits.has_failed, self._commits.saved
+
+        has_failed, saved = self._ranks.first(settle)
+        if has_failed and not self._driven:
             self._unfinished = False  # what is trained from here on is of no epoch that has ended
-        self._commits.raise_failure()
-        return self._commits.saved
+        self._ranks.first(self._commits.raise_failure)
+        self._follow()
+        return saved
 
     def _check(self) -> None:
         self._tenancy.check()
@@ -363,19 +417,25 @@ class CheckpointManager:
 
     def _leave(self, what: str) -> NoReturn:
         """Leave by `StopTraining`, once what was saved is durable; else raise why it is not."""
-        self._commits.settle()
-        if not self._commits.is_newest(self.position):
-            self._commits.raise_failure()
-            raise CheckpointWriteError(
-                f"{self.directory}: a stop was asked for, and the state of now could not be saved, as the log says; "
-                "what was saved before is there"
-            )
+
+        def check() -> None:
+            self._commits.settle()
+            if not self._commits.is_newest(self.position):
+                self._commits.raise_failure()
+                raise CheckpointWriteError(
+                    f"{self.directory}: a stop was asked for, and the state of now could not be saved, as the log "
+                    "says; what was saved before is there"
+                )
+
+        self._ranks.first(check)
         raise self._stopped(what)
 
     def _stopped(self, what: str) -> StopTraining:
         self._unfinished = False  # the run goes on one day, so it has no final epoch yet
         self._stop_obeyed = True
-        return StopTraining(f"stopped by {self._stop.received.name if self._stop.received else 'request'}: {what}")
+        return StopTraining(
+            f"stopped by {self._stop.received.name if self._stop.received else 'a signal to another rank'}: {what}"
+        )
 
     def close(self) -> None:
         """End the run: an epoch that `save` ended and that has no file yet gets its numbered one.
@@ -391,6 +451,7 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        lost = isinstance(error, RuntimeError) and not isinstance(error, RankError) and self._ranks.is_one_lost()
         try:
             self._close(clean=error is None)
         except Exception as failure:
@@ -398,6 +459,8 @@ class CheckpointManager:
                 raise
             if str(failure) != str(error):  # a full disk is said once
                 logger.error("%s", failure)  # the exception that is under way must not be hidden by it
+        if lost:  # a collective of the training's own has said so, in many lines
+            raise self._ranks.lost() from None
 
     def _close(self, *, clean: bool) -> None:
         if self._tenancy.left:
@@ -411,28 +474,41 @@ class CheckpointManager:
         if self._error is not None:
             raise self._error
         self._commits.raise_failure()
-        if clean and self.stop_requested and not self._stop_obeyed:  # what comes after the run is to be stopped as well
+        if clean and self._meet("close") and not self._stop_obeyed:  # what comes after the run is to be stopped as well
             raise self._stopped("the loop is over, and its last epoch saved")
 
     def _finish(self) -> None:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
         if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
-        self._tenancy.check_hold()
-        self._commits.settle()
-        self._unfinished = False
-        if self._commits.has_failed and not self._driven:  # and nobody knows what the objects hold by now
-            self._commits.raise_failure()
         ended = self.position.epoch - 1
-        decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
-        if decision.names and decision.best == self.best and self._commits.is_newest(self.position):
-            self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
-        elif decision.names:
+
+        def decide_on_it() -> Decision | None:
+            self._tenancy.check_hold()
+            self._commits.settle()
+            self._unfinished = False
+            if self._commits.has_failed and not self._driven:  # and nobody knows what the objects hold by now
+                self._commits.raise_failure()
+            decision = self._decide(ended, self._metrics, files=list_checkpoints(self.directory), ending=True)
+            if decision.names and decision.best == self.best and self._commits.is_newest(self.position):
+                self._commits.name_newest(decision.names[0])  # the bytes are there and lack only the name
+            elif decision.names:
+                return decision
+            else:
+                self._commits.finish()
+            return None
+
+        decision = self._ranks.first(decide_on_it)
+        self._unfinished = False
+        if decision is not None:
             self._carry_out(decision, ended, self._metrics)
-        else:
-            self._commits.finish()
-        self._commits.settle()
-        self._commits.raise_failure()
+
+        def settle() -> None:
+            self._commits.settle()
+            self._commits.raise_failure()
+
+        self._ranks.first(settle)
+        self._follow()
 
     def _wait_for_the_one_before(self, epoch: int, metrics: dict[str, float], **circumstances: Any) -> None:
         """Wait for a save in the background if what comes now may write, and raise what went wrong with it.
@@ -441,8 +517,7 @@ class CheckpointManager:
         saved is trained again. A stop is no time to give up: it tries once more, and what went wrong is in the log. A
         step that writes nothing raises nothing.
         """
-        bests = self._commits.possible_bests
-        writes = any(self._decide_by(best, epoch, metrics, circumstances).names for best in bests)
+        writes = self._may_write(epoch, metrics, circumstances)
         if writes:
             self._commits.settle()
         if not circumstances["stopping"] and (writes or not circumstances.get("inside_epoch")):
@@ -478,19 +553,25 @@ class CheckpointManager:
         """Write what was decided on; `parts` of the checkpoint are as they were before, not as they are now."""
         if not decision.names:
             return
-        checkpoint = build(
-            self._objects,
-            epoch=epoch,
-            position=self.position,
-            metrics=metrics,
-            best=decision.best,
-            run=self._commits.next_run(),
-            config=self._config,
-            training_time=self._trained_before + time.monotonic() - self._started,
-        )
-        checkpoint["metadata"]["settings"] = self._settings
-        checkpoint |= parts or {}
-        self._commits.submit(decision, checkpoint, self.position, held=self._tenancy)
+        ranks = {"ranks": gather_parts(self._ranks, self._objects)} if self._ranks.many else {}
+
+        def write() -> None:
+            checkpoint = build(
+                self._objects,
+                epoch=epoch,
+                position=self.position,
+                metrics=metrics,
+                best=decision.best,
+                run=self._commits.next_run(),
+                config=self._config,
+                training_time=self._trained_before + time.monotonic() - self._started,
+            )
+            checkpoint["metadata"]["settings"] = self._settings
+            checkpoint |= parts or ranks
+            self._commits.submit(decision, checkpoint, self.position, held=self._tenancy)
+
+        self._ranks.first(write)
+        self._follow()
 
     def _note(self, moment: recording.Moment, **details: Any) -> None:
         if self._recorder is not None:
@@ -504,7 +585,7 @@ class CheckpointManager:
             self._recorder.stop_at(self.position)
 
     def _warn_of_missing_monitor(self) -> None:
-        if self._metrics and self.settings.monitor not in self._metrics and not self._warned:
+        if self._metrics and self.settings.monitor not in self._metrics and not self._warned and self._ranks.is_first:
             self._warned = True  # once: the next epochs will hold the same metrics
             logger.warning(
                 "monitor: expected one of the metrics %s, found %r: no epoch can be the best",
@@ -515,20 +596,76 @@ class CheckpointManager:
     def _begin_run(self) -> None:
         if self._commits.run is not None:
             return
-        with self._tenancy.begin():
+
+        def check() -> None:
             if is_used(self.directory):
                 raise self._used("for a fresh start")
+
+        with self._writing():
+            self._ranks.first(check)
             self._begin()
         self._stop.listen()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Have the directory while a run begins, on the rank that writes, and keep it if it did begin."""
+        with ExitStack() as stack:
+            self._ranks.first(lambda: stack.enter_context(self._tenancy.begin()))
+            yield
+
     def _begin(self) -> None:
-        with refusals_named(self.directory):
-            remove_cut(self.directory)  # of a run whose files somebody has moved away
+        def clear() -> dict[str, Any]:
+            with refusals_named(self.directory):
+                remove_cut(self.directory)  # of a run whose files somebody has moved away
+            return new_line()
+
+        line = self._ranks.first(clear)
         self._tenancy.take_over()
-        self._commits.begin(new_line())
+        self._commits.begin(line)
 
     def _check_room(self, contents: int) -> None:
-        check_room(self.directory, contents, size_of_state(self._objects))
+        self._ranks.first(lambda: check_room(self.directory, contents, size_of_state(self._objects)))
+
+    def _meet(self, call: str, wish: Wish = Wish.NOTHING, *, epoch: int | None = None) -> Wish:
+        """Meet the other ranks, of which each may have been asked for a stop."""
+        if world_size() != self._ranks.size:
+            raise RuntimeError(
+                f"CheckpointManager: it was made for {self._ranks.size} ranks, and {world_size()} are here now; make "
+                "it after init_process_group, and leave it before destroy_process_group"
+            )
+        place = self.position if epoch is None else replace(self.position, epoch=epoch)
+        wish = self._ranks.meet(call, place, wish | (Wish.STOP if self.stop_requested else Wish.NOTHING))
+        self._stop_is_agreed = bool(wish & Wish.STOP)
+        return wish
+
+    @property
+    def _must_stop(self) -> bool:
+        return self._stop_is_agreed if self._ranks.many else self.stop_requested
+
+    def _of_first(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return rank 0's metrics: one epoch has one loss."""
+        given = self._ranks.exchange(metrics)
+        other = next((rank for rank, each in enumerate(given) if each != given[0]), 0)
+        if other and self._ranks.is_first and not self._warned_of_metrics:
+            self._warned_of_metrics = True
+            logger.warning(
+                "save: rank 0 has the metrics %s, rank %d %s: those of rank 0 are used; average them over the ranks "
+                "where each validates its share",
+                given[0],
+                other,
+                given[other],
+            )
+        return given[0]
+
+    def _follow(self) -> None:
+        """Have every rank know what is on the disk."""
+        durable = self._ranks.first(lambda: self._commits.durable)
+        if not self._ranks.is_first:
+            self._commits.follow(durable)
+
+    def _may_write(self, epoch: int, metrics: dict[str, float], asked: Mapping[str, Any]) -> bool:
+        bests = self._commits.possible_bests
+        return any(self._decide_by(best, epoch, metrics, asked).names for best in bests)
 
     def _used(self, what_for: str) -> UsedDirectoryError:
         return UsedDirectoryError(
@@ -538,6 +675,12 @@ class CheckpointManager:
 
     def _check_inside_epoch(self, found: Found) -> None:
         position = found.file.position
+        ranks = int(found.checkpoint.get("metadata", {}).get("ranks", 1))
+        if position.batch and ranks != self._ranks.size:
+            raise MismatchError(
+                f"{found.file.path}: it was saved inside {position}, with ranks {ranks}, here {self._ranks.size}: no "
+                f"rank would get the rest of its batches; start {ranks} processes, or resume from the end of an epoch"
+            )
         if position.batch and not any(state_key(name) in found.checkpoint for name in self._progress.loaders):
             raise MismatchError(
                 f"{found.file.path}: it was saved inside {position}; to go on there hand over the ResumableLoader "

@@ -63,12 +63,17 @@ def device_of(modules: Mapping[str, nn.Module]) -> str:
 
 def surroundings() -> dict[str, int]:
     """Return what must be the same for the same bits, beside the random states."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "threads": torch.get_num_threads(),
-        "ranks": torch.distributed.get_world_size() if distributed else 1,
+        "ranks": world_size(),
         "cuda_devices": torch.cuda.device_count() if torch.cuda.is_initialized() else 0,
     }
+
+
+def world_size() -> int:
+    """Return how many processes train together; 1 where torch.distributed was not begun."""
+    begun = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if begun else 1
 
 
 def package_version() -> str:

@@ -30,7 +30,9 @@ FORMAT_TYPES: Mapping[str, type] = {
     "config": dict,
     "metadata": dict,
     "optimizer_parameters": dict,
+    "ranks": list,  # only of a training by several processes
 }
+OPTIONAL_KEYS = ("optimizer_parameters", "ranks")
 
 Codec = Literal["gzip", "zstd", "shuffle-zstd"]
 SUFFIXES: Mapping[Codec, str] = {"gzip": ".pth.gz", "zstd": ".pth.zst", "shuffle-zstd": ".shuffle.pth"}  # for ".pth"
@@ -76,6 +78,10 @@ class DirectoryLockedError(CheckpointError, BlockingIOError):
 
 class CheckpointWriteError(CheckpointError, OSError):
     """The disk refused; ``errno`` says why."""
+
+
+class RankError(CheckpointError, RuntimeError):
+    """Another of the processes that train together has failed, or is not at the same place."""
 
 
 class ExportError(CheckpointError, ValueError):
@@ -336,6 +342,10 @@ class StopTraining(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+class RankLost(SystemExit):
+    """Leave because another of the processes that train together has ended; the exit code is 1, the text says it."""
 
 
 def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

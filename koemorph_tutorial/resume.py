@@ -150,9 +150,14 @@ def find(source: PathLike) -> Found:
 
 
 def bring_back(
-    found: Found, objects: Objects, *, config: Mapping[str, Any] | None = None, strict: bool = False
+    found: Found,
+    objects: Objects,
+    *,
+    config: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    aloud: bool = True,
 ) -> Resumed:
-    """Fill `objects` from what `find` found.
+    """Fill `objects` from what `find` found; `aloud`: what a person should know is logged.
 
     Raises:
         MismatchError: what does not fit, or, under `strict`, what drifted.
@@ -187,7 +192,7 @@ def bring_back(
         notes=_notes(found.file, checkpoint, best),
     )
     logger.info("%s", resumed)
-    for line in resumed.lines()[1:]:  # what a person should know is seen without any set-up of logging
+    for line in resumed.lines()[1:] if aloud else ():  # what a person should know is seen without any set-up of logging
         logger.warning(line)
     return resumed
 

@@ -12,7 +12,7 @@ from .text import printable
 State = Mapping[str, Any]
 
 _TOLD = ("metrics", "best", "config", "metadata")  # kept as they are, whatever is in them
-_OF_TRAINING = ("optim", "sched", "scaler", "loader", "sampler", "rng", "callbacks", "loops")
+_OF_TRAINING = ("optim", "sched", "scaler", "loader", "sampler", "rng", "ranks", "callbacks", "loops")
 _DEEPEST = 8
 
 
