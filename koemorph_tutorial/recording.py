@@ -1,7 +1,8 @@
 """What a run is made of, written down as digests while it runs: what a resume certificate compares.
 
 A process records if it was told to, by a certificate that made it or by the environment variable ``KOEMORPH_RECORD``, a
-file. One JSON object a line, each durable before the training goes on, so that a killed process leaves its trail.
+file. One JSON object a line, each durable before the training goes on, so that a killed process leaves its trail. Where
+several processes train together, each has a file of its own: see `trail_of`.
 """
 
 from __future__ import annotations
@@ -187,6 +188,15 @@ def _environment(objects: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def trail_of(trail: Path, rank: int) -> Path:
+    """Return the file of a rank; `trail` is that of rank 0.
+
+    >>> trail_of(Path("run.jsonl"), 1).name
+    'run.rank1.jsonl'
+    """
+    return trail.with_suffix(f".rank{rank}{trail.suffix}") if rank else trail
+
+
 _recorder: Recorder | None = None
 
 
@@ -201,8 +211,12 @@ def current() -> Recorder | None:
     """Return the recorder of this process, None where nobody asked for one."""
     trail = os.environ.pop(TRAIL, None)  # not for the processes that it starts
     if _recorder is None and trail is not None:
-        stop = os.environ.get(STOP)
-        epoch, batch = map(int, stop.split(",")) if stop else (0, 0)
+        begun = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if begun else 0
+        stop = None
+        if text := os.environ.get(STOP):
+            epoch, batch, *only = map(int, text.split(","))
+            stop = Position(epoch=epoch, batch=batch) if not only or only == [rank] else None
         folder = Path(os.environ.get(FOLDER, Path.cwd()))
-        return begin(Path(trail), folder, Position(epoch=epoch, batch=batch) if stop else None)
+        return begin(trail_of(Path(trail), rank), folder, stop)
     return _recorder

@@ -74,6 +74,13 @@ def add(commands: Commands) -> None:
         "--stop", metavar="EPOCH[,BATCH]", action="append", type=_position, help="where to stop (default: two places)"
     )
     certify.add_argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="start the script N times by torchrun, to train together; killed are all of them, and then the last alone",
+    )
+    certify.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=above_zero(1e7, "a time above 0, in seconds"),
@@ -148,6 +155,8 @@ def _certify(options: argparse.Namespace) -> int:
     from koemorph_tutorial.training.config import ConfigError, load_config
 
     script = options.script
+    if options.processes != 1 and (script is None or options.processes < 1):
+        return unusable("certify: --processes: expected a number from 1, and a --script that trains so")
     if script is not None and options.settings:
         return unusable(f"certify: {options.settings[0]}: settings are those of the example; a script has its own")
     try:
@@ -158,8 +167,12 @@ def _certify(options: argparse.Namespace) -> int:
         elif not script.is_file():
             return unusable(f"{script}: expected a Python script, found none")
         else:
-            command = resume = [sys.executable, str(script.resolve())]
-        certificate = certify_script(command, resume=resume, stops=options.stop, timeout=options.timeout)
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
+            several = torchrun if options.processes > 1 else []
+            command = resume = [sys.executable, *several, str(script.resolve())]
+        certificate = certify_script(
+            command, resume=resume, stops=options.stop, timeout=options.timeout, processes=options.processes
+        )
     except ConfigError as error:
         return unusable(str(error))
     except CertificateError as error:

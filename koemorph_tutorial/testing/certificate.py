@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,13 @@ class CertificateError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """What came of one stop: where the fresh process went on, how many moments were compared, what differed first."""
+    """What came of one stop: where the fresh process went on, how many moments were compared, what differed first.
+
+    Of several processes `only` is the rank that was killed alone; None: all of them.
+    """
 
     stop: Position
+    only: int | None = None
     killed: bool = False
     resumed_at: Position | None = None
     moments: int = 0
@@ -57,7 +62,7 @@ class Resumption:
         return self.killed and self.resumed_at is not None and self.difference is None and not self.error
 
     def __str__(self) -> str:
-        start = f"killed at {where(self.stop)}"
+        start = f"killed at {where(self.stop)}" + ("" if self.only is None else f", rank {self.only} alone")
         if self.resumed_at is not None:
             start += f", resumed at {where(self.resumed_at)}"
         if self.certified:
@@ -154,11 +159,11 @@ def certify(
     certified: after each of 1 stops the resumed run is bitwise the one without a stop
     """
 
-    def run(folder: Path, trail: Path, stop: Position | None, fresh: bool) -> Ended:
+    def run(folder: Path, trail: Path, stop: _Stop | None, fresh: bool) -> Ended:
         def work() -> None:
             if fresh:
                 _disturb()
-            loop(folder / "run", recording.begin(trail, folder / "run", stop))
+            loop(folder / "run", recording.begin(trail, folder / "run", stop[0] if stop else None))
 
         return children.run(work, folder, timeout=timeout)
 
@@ -172,31 +177,44 @@ def certify_script(
     stops: Sequence[Position] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     timeout: float = 600.0,
+    processes: int = 1,
 ) -> Certificate:
     """Certify a program: `command` trains with a `CheckpointManager` in the folder that it is started in.
 
     `resume` is the command that goes on, if it is another one. Each process is a new one; the managers in it record
-    since the environment variable ``KOEMORPH_RECORD`` tells them to. Else as `certify`.
+    since the environment variable ``KOEMORPH_RECORD`` tells them to. A command that has several `processes` train
+    together, as torchrun does, is tried twice at each stop: all of them are killed, and the last of them alone, after
+    which the others must end by themselves; each rank is compared with itself. Else as `certify`.
 
     Raises:
         CertificateError: as `certify`.
     """
 
-    def run(folder: Path, trail: Path, stop: Position | None, fresh: bool) -> Ended:
+    def run(folder: Path, trail: Path, stop: _Stop | None, fresh: bool) -> Ended:
         environment = {**os.environ, recording.TRAIL: str(trail), recording.FOLDER: str(folder / "run")}
         environment.pop(recording.STOP, None)
         if stop is not None:
-            environment[recording.STOP] = f"{stop.epoch},{stop.batch}"
+            place, only = stop
+            environment[recording.STOP] = f"{place.epoch},{place.batch}" + ("" if only is None else f",{only}")
         return _run(list(resume if fresh and resume else command), folder, environment, timeout)
 
-    return _certify(run, stops, workdir, timeout, "each a new one")
+    return _certify(run, stops, workdir, timeout, "each a new one", processes)
 
 
-Run = Callable[[Path, Path, Position | None, bool], Ended]
+_Stop = tuple[Position, int | None]  # where, and which rank alone
+_TORCHRUN = re.compile(r"^[WE]\d{4} \S+ \d+ torch/distributed/elastic/.*", re.MULTILINE)  # what it says of its own
+# At the very end of a process, after all of its Python, gloo's threads abort it now and then (pytorch #179291).
+_GLOO = "exit code 1: terminate called without an active exception"
+Run = Callable[[Path, Path, _Stop | None, bool], Ended]
 
 
 def _certify(
-    run: Run, stops: Sequence[Position] | None, workdir: str | os.PathLike[str] | None, timeout: float, kind: str
+    run: Run,
+    stops: Sequence[Position] | None,
+    workdir: str | os.PathLike[str] | None,
+    timeout: float,
+    kind: str,
+    processes: int = 1,
 ) -> Certificate:
     if stops is not None and not stops:
         raise CertificateError("stops: expected at least one position, found none")
@@ -206,52 +224,85 @@ def _certify(
             raise CertificateError(f"{folder}: expected an empty folder to work in, found files; name another one")
         straight = _in_folder(run, folder / "straight", "straight", None, False)
         _check_straight(straight, timeout)
-        reference = Trail(folder / "straight" / "straight.jsonl")
-        if not reference.moments:
-            raise CertificateError(
-                "nothing was recorded: expected a CheckpointManager that saves, or calls of recorder.record"
-            )
-        idle = reference.idle()
-        reference = reference.leave_out(idle)
-        chosen = list(stops) if stops is not None else _choose(reference)
-        workers = min(children.cores(), len(chosen))
+        references = _trails(folder / "straight", "straight", processes)
+        for rank, reference in enumerate(references):
+            if not reference.moments:
+                raise CertificateError(
+                    f"nothing was recorded{_by(rank, processes)}: expected a CheckpointManager that saves, or calls of "
+                    "recorder.record"
+                )
+        idle = [reference.idle() for reference in references]
+        references = [reference.leave_out(names) for reference, names in zip(references, idle, strict=True)]
+        places = list(stops) if stops is not None else _choose(references[0])
+        chosen: list[_Stop] = [(place, None) for place in places]
+        if processes > 1:
+            chosen += [(place, processes - 1) for place in places]
+        workers = min(max(children.cores() // processes, 1), len(chosen))
 
         def work(number: int) -> Iterator[list[Any]]:
             for index in range(number, len(chosen), workers):
                 place = folder / f"stop-{index}"
                 stopped = _in_folder(run, place, "stopped", chosen[index], False)
-                reached = Trail(place / "stopped.jsonl").was_stopped
+                reached = any(trail.was_stopped for trail in _trails(place, "stopped", processes))
                 resumed = _in_folder(run, place, "resumed", None, True) if reached else Ended()
-                yield [index, _why(stopped, timeout), _why(resumed, timeout)]
+                yield [index, _why(stopped, timeout), stopped.timed_out, _why(resumed, timeout)]
 
         trials: dict[int, Resumption] = {}
         problem, compared = "", dict[str, None]()
-        for index, stopped, resumed in children.share(work, workers):
-            place = folder / f"stop-{index}"
-            before, after = (Trail(place / f"{name}.jsonl").leave_out(idle) for name in ("stopped", "resumed"))
-            apart = reference.compare(before, resumed=False).difference
-            problem = problem or _not_the_same(apart)
-            if before.was_stopped:
-                comparison = against(reference, before).compare(after, resumed=True)
-                trials[index] = _verdict(chosen[index], reference, before, after, comparison, resumed)
-                compared |= dict.fromkeys(comparison.components)
-            else:
+        for index, stopped, too_long, resumed in children.share(work, workers):
+            place, only = chosen[index]
+            both = [_trails(folder / f"stop-{index}", name, processes) for name in ("stopped", "resumed")]
+            if not any(trail.was_stopped for trail in both[0]):
                 why = stopped or "the training ended before that"
-                trials[index] = Resumption(stop=chosen[index], error=f"this stop was never reached: {why}")
+                trials[index] = Resumption(stop=place, only=only, error=f"this stop was never reached: {why}")
+                continue
+            verdicts = []
+            for rank, (reference, before, after) in enumerate(zip(references, *both, strict=True)):
+                before, after = before.leave_out(idle[rank]), after.leave_out(idle[rank])
+                problem = problem or _not_the_same(reference.compare(before, resumed=False).difference)
+                comparison = against(reference, before).compare(after, resumed=True)
+                error = f"the others did not end: {stopped}" if too_long else resumed.replace(_GLOO, "")
+                verdict = _verdict(place, reference, before, after, comparison, error)
+                verdicts.append(_of_rank(verdict, rank, processes))
+                compared |= dict.fromkeys(comparison.components)
+            worst = next((verdict for verdict in verdicts if not verdict.certified), verdicts[0])
+            moments, batches = sum(each.moments for each in verdicts), sum(each.batches for each in verdicts)
+            trials[index] = replace(worst, only=only, moments=moments, batches=batches)
         if not problem and any(trial.difference for trial in trials.values()):  # is it the resume, or are no two alike?
-            again = folder / "again"
-            _check_straight(_in_folder(run, again, "straight", None, False), timeout)
-            second = Trail(again / "straight.jsonl").leave_out(idle)
-            problem = _not_the_same(reference.compare(second, resumed=False).difference)
+            _check_straight(_in_folder(run, folder / "again", "straight", None, False), timeout)
+            for reference, names, again in zip(
+                references, idle, _trails(folder / "again", "straight", processes), strict=True
+            ):
+                problem = problem or _not_the_same(reference.compare(again.leave_out(names), resumed=False).difference)
         return Certificate(
             trials=tuple(trials[index] for index in range(len(chosen))),
             problem=problem,
             components=tuple(compared),
-            environment={**reference.environment, "processes": kind},
+            environment={**references[0].environment, "processes": kind},
         )
 
 
+def _trails(folder: Path, name: str, processes: int) -> list[Trail]:
+    """Return what each rank has written down."""
+    return [Trail(recording.trail_of(folder / f"{name}.jsonl", rank)) for rank in range(processes)]
+
+
+def _by(rank: int, processes: int) -> str:
+    return f" by rank {rank}" if processes > 1 else ""
+
+
+def _of_rank(verdict: Resumption, rank: int, processes: int) -> Resumption:
+    """Say of which rank a verdict is."""
+    difference = verdict.difference
+    if difference is not None:
+        difference = replace(difference, when=f"{difference.when}{_by(rank, processes)}")
+    error = verdict.error + _by(rank, processes) if verdict.error else ""
+    return replace(verdict, difference=difference, error=error)
+
+
 def _check_straight(straight: Ended, timeout: float) -> None:
+    if straight.error == _GLOO:
+        return  # had it come in the middle, the resumed run would get further
     if straight.error or straight.killed or straight.timed_out:
         raise CertificateError(f"the training fails without any stop, in an empty folder: {_why(straight, timeout)}")
 
@@ -311,7 +362,7 @@ def _choose(reference: Trail) -> list[Position]:
     return list(dict.fromkeys(stops))
 
 
-def _in_folder(run: Run, folder: Path, name: str, stop: Position | None, fresh: bool) -> Ended:
+def _in_folder(run: Run, folder: Path, name: str, stop: _Stop | None, fresh: bool) -> Ended:
     (folder / "run").mkdir(parents=True, exist_ok=True)
     return run(folder, folder / f"{name}.jsonl", stop, fresh)
 
@@ -354,7 +405,8 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str], timeo
         return Ended(killed=True, error="killed by SIGKILL")
     if code == 0:
         return Ended()
-    lines = [line.strip() for line in said.read_text("utf-8", "replace").splitlines() if line.strip()]
+    words = _TORCHRUN.split(said.read_text("utf-8", "replace"), maxsplit=1)[0]
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     return Ended(error=f"exit code {code}: {lines[-1] if lines else 'it said nothing'}")
 
 

@@ -137,6 +137,7 @@ def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:
         os.setsid()
         for descriptor in _not_for_children:
             os.close(descriptor)
+        _not_for_children.clear()  # a child of this one has none of them to close
         said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         for descriptor in (1, 2):
             os.dup2(said, descriptor)
