@@ -31,6 +31,7 @@ from .ranks import Ranks, Wish, as_of, gather_parts
 from .records import (
     LAST_NAME,
     Best,
+    CheckpointError,
     CheckpointSettings,
     CheckpointWriteError,
     MismatchError,
@@ -410,6 +411,8 @@ class CheckpointManager:
 
     def _check(self) -> None:
         self._tenancy.check()
+        if not self._ranks.many:
+            self._tenancy.check_hold()
         if self._commits.is_saving:
             raise RuntimeError("on_saved: a save is ending, and the manager takes no other call from there but wait()")
         if self._stop_obeyed:  # somebody has caught it: what lies there is sound, and nothing is put over it
@@ -634,7 +637,16 @@ class CheckpointManager:
                 "it after init_process_group, and leave it before destroy_process_group"
             )
         place = self.position if epoch is None else replace(self.position, epoch=epoch)
-        wish = self._ranks.meet(call, place, wish | (Wish.STOP if self.stop_requested else Wish.NOTHING))
+        wish |= Wish.STOP if self.stop_requested else Wish.NOTHING
+        lost: CheckpointError | None = None
+        if self._ranks.many:  # one alone has looked at it, in `_check`
+            try:
+                self._tenancy.check_hold()
+            except CheckpointError as error:
+                lost, wish = error, wish | Wish.FAIL
+        wish = self._ranks.meet(call, place, wish)
+        if wish & Wish.FAIL:
+            self._ranks.first(lambda: _raise(lost))
         self._stop_is_agreed = bool(wish & Wish.STOP)
         return wish
 
@@ -686,3 +698,8 @@ class CheckpointManager:
                 f"{found.file.path}: it was saved inside {position}; to go on there hand over the ResumableLoader "
                 "under the name it was saved with, or resume from the end of an epoch"
             )
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

@@ -29,6 +29,8 @@ containers of them, found builtin_function_or_method; nothing was saved. Leave i
             hint = "Turn it into a plain number"
         elif where.startswith("config"):
             hint = "Turn it into text or a number"
+        elif what.endswith(".DTensor"):
+            hint = "Each rank holds a part of it: save it by koemorph_tutorial.sharded.save_sharded"
         else:
             hint = "Leave it out of the object's state_dict"
         raise UnsavableStateError(

@@ -38,6 +38,7 @@ class Wish(IntFlag):
     STOP = 1  # a signal asked for it
     SAVE = 2
     END = 4  # of the process, right after a save: for a certificate
+    FAIL = 8  # it has no right to write any more
 
 
 class Ranks:
@@ -147,30 +148,32 @@ class Ranks:
         """
         place = [self._place.epoch, self._place.batch, self._place.global_step]
         own = torch.tensor([self._call, *place, wish, len(sent or b"")], dtype=torch.int64, device="cpu")
-        try:
-            heads = [torch.empty_like(own) for _ in range(self.size)]
-            distributed.all_gather(heads, own, group=self._group)
-            numbers = [head.tolist() for head in heads]
-            if any(head[:4] != numbers[0][:4] for head in numbers):
-                raise RankError(_disagreement(numbers))
-            said = [self._broadcast(rank, sent, head[5]) if head[5] else None for rank, head in enumerate(numbers)]
-        except RuntimeError as error:
-            if _is_gone(error):
-                raise self.lost() from None
-            why = str(error).splitlines()[0]
-            raise RankError(
-                f"rank {self.rank} has waited in vain for the others in {_place(own.tolist())}: {why}"
-            ) from error
+        heads = [torch.empty_like(own) for _ in range(self.size)]
+        self._talk(lambda: distributed.all_gather(heads, own, group=self._group))
+        numbers = [head.tolist() for head in heads]
+        if any(head[:4] != numbers[0][:4] for head in numbers):
+            raise RankError(_disagreement(numbers))
+        said = [self._broadcast(rank, sent, head[5]) if head[5] else None for rank, head in enumerate(numbers)]
         wishes = Wish.NOTHING
         for head in numbers:
             wishes |= Wish(head[4])
         return wishes, said
 
+    def _talk(self, collective: Callable[[], object]) -> None:
+        try:
+            collective()
+        except RuntimeError as error:
+            if _is_gone(error):
+                raise self.lost() from None
+            where = f"{_CALLS[self._call]} at {self._place}"
+            why = str(error).splitlines()[0]
+            raise RankError(f"rank {self.rank} has waited in vain for the others in {where}: {why}") from error
+
     def _broadcast(self, rank: int, sent: bytes | None, size: int) -> Any:
         data = torch.empty(size, dtype=torch.uint8, device="cpu")
         if rank == self.rank and sent is not None:
             data = torch.frombuffer(bytearray(sent), dtype=torch.uint8)
-        distributed.broadcast(data, group=self._group, group_src=rank)
+        self._talk(lambda: distributed.broadcast(data, group=self._group, group_src=rank))
         return pickle.loads(data.numpy().tobytes())  # from a process of this same training
 
 

@@ -61,17 +61,20 @@ class Tenancy:
         _TENANTS[key] = self
 
     def check(self) -> None:
-        """Check that the directory is still ours.
+        """Check that we have not left the directory.
 
         Raises:
-            RuntimeError: we have left it. DirectoryLockedError: the lock was lost.
+            RuntimeError: we have.
         """
         if self.left:
             raise RuntimeError("this CheckpointManager is closed, or a newer one took its directory over; use that one")
-        self.check_hold()
 
     def check_hold(self) -> None:
-        """Check the lock alone, for one that is about to leave."""
+        """Check that the directory is still ours.
+
+        Raises:
+            DirectoryLockedError: the lock was lost.
+        """
         if self._hold is not None:
             self._hold.check()
 
