@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from koemorph_tutorial import CheckpointManager, ResumableLoader, list_checkpoints, load_checkpoint, validate_checkpoint
-from koemorph_tutorial.digests import digest
+from koemorph_tutorial.digests import digest, run_digest
 from koemorph_tutorial.ranks import Ranks, Wish, as_of, parts_of
 from koemorph_tutorial.records import (
     CheckpointError,
@@ -38,7 +39,8 @@ from koemorph_tutorial.records import (
     StopTraining,
 )
 from koemorph_tutorial.rng import capture_rng
-from koemorph_tutorial.testing import children
+from koemorph_tutorial.testing import children, crash_test, saved
+from koemorph_tutorial.testing.example import recover
 
 EPOCHS, BATCHES = 3, 8
 
@@ -128,11 +130,11 @@ def test_each_rank_goes_on_with_its_own(tmp_path: Path) -> None:
     assert ["StopTraining", "StopTraining"] == [kind for kind, _ in left]
     assert left[1][1] == "stopped by SIGTERM: saved at epoch 1, batch 4 (global step 12)"
     assert left[0][1] == "stopped by a signal to another rank: saved at epoch 1, batch 4 (global step 12)"
-    saved = load_checkpoint(tmp_path / "run" / "last_model.pth")
-    assert {} == saved["ranks"][0]
-    assert {"rng_state", "loader_state_dict", "model_state_dict"} >= set(saved["ranks"][1])
+    held = load_checkpoint(tmp_path / "run" / "last_model.pth")
+    assert {} == held["ranks"][0]
+    assert {"rng_state", "loader_state_dict", "model_state_dict"} >= set(held["ranks"][1])
     buffers = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
-    assert buffers == set(saved["ranks"][1]["model_state_dict"]), "of its BatchNorm"
+    assert buffers == set(held["ranks"][1]["model_state_dict"]), "of its BatchNorm"
     resumed = together(lambda rank: train(rank, tmp_path / "run"), tmp_path)
     assert straight[0] != straight[1], "each has its own random states"
     assert [ends[-2:] for ends in straight] == resumed
@@ -205,8 +207,8 @@ def test_only_rank_0_can_write(tmp_path: Path) -> None:
 
     short = together(lambda rank: work(rank, 2), meeting)
     assert "Error" not in str(short), short
-    saved = load_checkpoint(directory / "last_model.pth")
-    assert ({"epoch": 2, "batch": 0, "global_step": 2 * BATCHES}, 2) == (saved["position"], len(saved["ranks"]))
+    there = load_checkpoint(directory / "last_model.pth")
+    assert ({"epoch": 2, "batch": 0, "global_step": 2 * BATCHES}, 2) == (there["position"], len(there["ranks"]))
     held = together(lambda rank: work(rank, 3), meeting)
     shutil.rmtree(meeting)
     assert [1, 1] == [len(each) for each in held]
@@ -532,18 +534,50 @@ def test_of_a_module_only_the_buffers_of_a_rank_replace_those_of_the_file() -> N
     """The weights stay, in their order, with the versions of the layers; a rank nobody has saved keeps its own."""
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     loader = ResumableLoader(DataLoader(TensorDataset(torch.zeros(4, 1))))
-    saved = {"model_state_dict": model.state_dict(), "loader_state_dict": {"batches": 1}, "rng_state": {"torch": 0}}
-    saved["ranks"] = [{}, {"model_state_dict": {"1.running_mean": torch.ones(2)}, "rng_state": {"torch": 1}}]
+    there = {"model_state_dict": model.state_dict(), "loader_state_dict": {"batches": 1}, "rng_state": {"torch": 0}}
+    there["ranks"] = [{}, {"model_state_dict": {"1.running_mean": torch.ones(2)}, "rng_state": {"torch": 1}}]
     objects = {"model": model, "loader": loader}
-    mine = as_of(saved, 1, objects)
+    mine = as_of(there, 1, objects)
     assert list(mine["model_state_dict"]) == list(model.state_dict())
     assert mine["model_state_dict"]["1.running_mean"].equal(torch.ones(2))
     assert mine["model_state_dict"]._metadata == model.state_dict()._metadata
-    assert saved["model_state_dict"]["1.running_mean"].equal(torch.zeros(2)), "the file's is as it was"
+    assert there["model_state_dict"]["1.running_mean"].equal(torch.zeros(2)), "the file's is as it was"
     assert ({"torch": 1}, {"batches": 1}) == (mine["rng_state"], mine["loader_state_dict"])
-    other = as_of(saved, 2, objects)
+    other = as_of(there, 2, objects)
     assert other["rng_state"] == {}
     assert "loader_state_dict" not in other
+
+
+def train_by_two(directory: Path) -> None:
+    """Train two epochs by two processes; this one is rank 0, and the other must end when this one is done."""
+    with socket.create_server(("127.0.0.1", 0)) as free:  # no file: what is left in the folder for those is counted
+        meeting = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    other = os.fork()
+    rank = 0 if other else 1
+    try:
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+        random.seed(rank)
+        np.random.seed(rank)
+        torch.manual_seed(rank)
+
+        def say(_: object) -> None:
+            saved(run_digest(load_checkpoint(directory / "last_model.pth")))
+
+        train(rank, directory, epochs=2, on_saved=say)
+    finally:
+        if rank:
+            os._exit(0)
+        limit = time.monotonic() + 20
+        while os.waitpid(other, os.WNOHANG)[0] == 0:
+            assert time.monotonic() < limit, "rank 1 did not end after rank 0"
+            time.sleep(0.002)
+
+
+def test_rank_0_killed_at_any_operation_loses_nothing() -> None:
+    """The crash kit on a training by two: a sample of the points; all of them are in tests/proof/test_ranks.py."""
+    campaign = crash_test(train_by_two, recover, modes=["kill", "enospc"], max_points=3)
+    assert campaign.not_ok == ()
+    assert len(campaign.trials) >= 6
 
 
 def test_a_rank_that_is_killed_under_torchrun(tmp_path: Path) -> None:
