@@ -158,7 +158,8 @@ def test_the_slider_moves_the_picture(machine: TimeMachine) -> None:
     before = bytes(machine._image.value)
     machine._slider.value = 0
     assert (
-        "Epoch 0, in a voice that it was not trained on: the lips say few of the five vowels." == machine._label.value
+        "Epoch 0, in a voice that it was not trained on: the lips say few of the five vowels."
+        == machine._labels[0].value
     )
     assert before != bytes(machine._image.value)
     machine.value = 11

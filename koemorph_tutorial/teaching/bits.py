@@ -5,7 +5,6 @@ Every flip is made on a disk, in a copy of a real checkpoint, and loaded as ever
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import struct
@@ -16,16 +15,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
-from IPython.display import display
-from ipywidgets import Image, Label, Layout, SelectionSlider, VBox  # type: ignore[import-untyped]
+from ipywidgets import Layout, SelectionSlider  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -37,8 +34,9 @@ from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 from koemorph_tutorial.training.settings import DataConfig
 
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_small_png
 from .flips import BITS, Weight, bits_of, draws, flip
+from .views import View
 
 _VISIBLE = 0.05  # a change of a blendshape that one sees
 _REGIONS = (("sign", 31, 31, PURPLE), ("exponent", 30, 23, BLUE), ("mantissa", 22, 0, GREEN))
@@ -296,22 +294,6 @@ def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
     ax.set_axis_off()
 
 
-def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of its most frequent colours, flat tints among them: a notebook holds two of these."""
-    drawn, written = io.BytesIO(), io.BytesIO()
-    with style():
-        figure.savefig(drawn, format="png", dpi=180)
-    pixels = np.asarray(PIL.Image.open(drawn).convert("RGBA"))
-    packed, index, counts = np.unique(pixels.view(np.uint32), return_inverse=True, return_counts=True)
-    colours = packed.view(np.uint8).reshape(-1, 4)[:, :3]
-    palette = colours[np.argsort(-counts)[:48]]
-    distance = np.square(colours[:, None].astype(int) - palette).sum(2)
-    image = PIL.Image.fromarray(distance.argmin(1)[index].astype(np.uint8).reshape(pixels.shape[:2]))
-    image.putpalette(np.ascontiguousarray(palette).tobytes())
-    image.save(written, format="png", optimize=True)
-    return written.getvalue()
-
-
 def _number(row: str) -> float:
     number: float = struct.unpack("<f", struct.pack("<I", int(row, 2)))[0]
     return number
@@ -341,7 +323,10 @@ def _effect(before: str, bit: int) -> str:
     return f"the number becomes 2^{power} times as {'large' if large else 'small'}"
 
 
-class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
+_png = partial(to_small_png, dpi=180, colours=48)  # a notebook holds two of these
+
+
+class WhichBit(View):
     """A slider over the 32 bits of one weight, and the picture of what flipping that bit on the disk does.
 
     `value` is the bit; to set it moves the slider. Where nothing runs the picture alone is shown.
@@ -352,10 +337,8 @@ class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._slider = SelectionSlider(
             options=list(BITS), value=bit, description="bit", continuous_update=False, layout=Layout(width="700px")
         )
-        self._image, self._labels = Image(layout=Layout(max_width="900px")), (Label(), Label())
-        self.caption = ""
         self._slider.observe(self._moved, "value")
-        super().__init__([self._slider, self._image, *self._labels])
+        super().__init__(self._slider, lines=2)
         self._draw()
 
     @property
@@ -374,19 +357,8 @@ class WhichBit(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._draw()
 
     def _draw(self) -> None:
-        figure, self.caption = one_flip(self._path, self._weight, self.value)  # the caption stands below it
-        self._image.value = _small_png(figure)
-        for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
-            label.value = line
+        figure, caption = one_flip(self._path, self._weight, self.value)  # the caption stands below it
+        self._show(_png(figure), caption)
 
-    def __repr__(self) -> str:
-        return self.caption
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        figure, caption = one_flip(self._path, self._weight, self.value, titled=True)
-        return live | {"image/png": _small_png(figure), "text/plain": caption}
-
-    def show(self) -> None:
-        """Display it in a notebook, print its caption elsewhere."""
-        display(self)
+    def _still(self) -> bytes:
+        return _png(one_flip(self._path, self._weight, self.value, titled=True)[0])

@@ -5,24 +5,13 @@ The days are those of `preemptions`; a picture shows what became of one, and the
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import PIL.Image
-from IPython.display import display
-from ipywidgets import (  # type: ignore[import-untyped]
-    Button,
-    Checkbox,
-    HBox,
-    Image,
-    Label,
-    Layout,
-    SelectionSlider,
-    VBox,
-)
+from ipywidgets import Button, Checkbox, HBox, Layout, SelectionSlider  # type: ignore[import-untyped]
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -33,8 +22,9 @@ from matplotlib.patches import Patch, Rectangle
 from koemorph_tutorial.training.phonemes import spread
 
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_small_png
 from .preemptions import DAYS, FORMULA, INTERVALS, SAVE, Run, work
+from .views import View
 
 _ROW, _ROWS = 8 * 60, 5  # minutes of the clock in a row of the picture, and how many rows it has
 _MOST = 48  # hours that the score has room for
@@ -147,22 +137,6 @@ def _told(yours: Run, formula: Run, day: int, scores: Mapping[str, Sequence[floa
     )
 
 
-def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of fewer dots and of its most frequent colours: a notebook holds several of these."""
-    drawn, written = io.BytesIO(), io.BytesIO()
-    with style():
-        figure.savefig(drawn, format="png", dpi=150)
-    pixels = np.asarray(PIL.Image.open(drawn).convert("RGBA"))
-    packed, index, counts = np.unique(pixels.view(np.uint32), return_inverse=True, return_counts=True)
-    colours = packed.view(np.uint8).reshape(-1, 4)[:, :3]
-    palette = colours[np.argsort(-counts)[:96]]
-    nearest = np.square(colours[:, None].astype(int) - palette).sum(2).argmin(1)
-    image = PIL.Image.fromarray(nearest[index].astype(np.uint8).reshape(pixels.shape[:2]))
-    image.putpalette(np.ascontiguousarray(palette).tobytes())
-    image.save(written, format="png", optimize=True)
-    return written.getvalue()
-
-
 def _hours(minutes: float) -> str:
     hours, rest = divmod(round(minutes), 60)
     return f"{hours} h {rest} min" if hours else f"{rest} min"
@@ -171,7 +145,10 @@ def _hours(minutes: float) -> str:
 # ---------------------------------------------------------------------------------------------------------- the widget
 
 
-class Game(VBox):  # type: ignore[misc]  # ipywidgets has no types
+_png = partial(to_small_png, dpi=150, colours=96)  # a notebook holds several of these
+
+
+class Game(View):
     """A slider over the minutes between two saves, a day of preemptions, and the score against the formula.
 
     `value` is the interval, `day` and `background` the rest; to set one moves its control. Where nothing runs the
@@ -189,9 +166,7 @@ class Game(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._box = Checkbox(value=background, description="in the background", indent=False)
         self._box.layout.width = "11em"
         self._next = Button(description="another day", layout=Layout(width="9em"))
-        self._image, self._labels = Image(layout=Layout(max_width="900px")), (Label(), Label())
-        self.caption, self._day = "", 0
-        super().__init__([HBox([self._slider, self._box, self._next]), self._image, *self._labels])
+        super().__init__(HBox([self._slider, self._box, self._next]), lines=2)
         self.value = interval
         self._slider.observe(self._turned, "value")
         self._box.observe(self._turned, "value")
@@ -239,22 +214,11 @@ class Game(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._draw()
 
     def _draw(self) -> None:
-        figure, self.caption = self._play(titled=False)  # the caption stands below it
-        self._image.value = _small_png(figure)
-        for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
-            label.value = line
+        figure, caption = self._play(titled=False)  # the caption stands below it
+        self._show(_png(figure), caption)
+
+    def _still(self) -> bytes:
+        return _png(self._play(titled=True)[0])
 
     def _play(self, *, titled: bool) -> tuple[Figure, str]:
         return play(self.value, self.day, background=self.background, titled=titled)
-
-    def __repr__(self) -> str:
-        return self.caption
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        figure, caption = self._play(titled=True)
-        return live | {"image/png": _small_png(figure), "text/plain": caption}
-
-    def show(self) -> None:
-        """Display it in a notebook, print its caption elsewhere."""
-        display(self)

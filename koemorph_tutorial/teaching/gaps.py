@@ -7,14 +7,14 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from IPython.display import display
-from ipywidgets import Checkbox, GridBox, Image, Label, Layout, VBox  # type: ignore[import-untyped]
+from ipywidgets import Checkbox, GridBox, Layout  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .amnesia import BATCHES, PARTS, STOP, Outcome, forget, straight
 from .figures import BLACK, BLUE, GREEN, LINES, VERMILLION, style, to_png
+from .views import View
 
 _LEGEND = (
     "Weights: how far from those of the run that never stopped, in % of their length.\n"
@@ -116,7 +116,7 @@ def compare(outcome: Outcome, *, titled: bool = True) -> tuple[Figure, str]:
     return figure, f"Forgotten: {outcome.name}. Weights: {weights}. Different first: {outcome.first}."
 
 
-class Forget(VBox):  # type: ignore[misc]  # ipywidgets has no types
+class Forget(View):
     """Boxes to tick what a run forgets, and the picture of what becomes of it, trained at once.
 
     `value` is what is ticked; to set it ticks the boxes. Where nothing runs the picture alone is shown.
@@ -124,17 +124,10 @@ class Forget(VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     def __init__(self, *parts: str) -> None:
         self._boxes = {name: Checkbox(value=name in parts, description=name, indent=False) for name in PARTS}
-        self._image, self._label = Image(layout=Layout(max_width="900px")), Label()
-        self.caption, self._busy = "", False
+        self._busy = False
         for box in self._boxes.values():
             box.observe(self._ticked, "value")
-        super().__init__(
-            [
-                GridBox(list(self._boxes.values()), layout=Layout(grid_template_columns="repeat(3, 12em)")),
-                self._image,
-                self._label,
-            ]
-        )
+        super().__init__(GridBox(list(self._boxes.values()), layout=Layout(grid_template_columns="repeat(3, 12em)")))
         self._draw()
 
     @property
@@ -156,16 +149,8 @@ class Forget(VBox):  # type: ignore[misc]  # ipywidgets has no types
             self._draw()
 
     def _draw(self) -> None:
-        figure, self.caption = compare(forget(*self.value), titled=False)  # the caption stands below it
-        self._image.value, self._label.value = to_png(figure), self.caption
+        figure, caption = compare(forget(*self.value), titled=False)  # the caption stands below it
+        self._show(to_png(figure), caption)
 
-    def __repr__(self) -> str:
-        return self.caption
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        return live | {"image/png": to_png(compare(forget(*self.value))[0]), "text/plain": self.caption}
-
-    def show(self) -> None:
-        """Display it in a notebook, print its caption elsewhere."""
-        display(self)
+    def _still(self) -> bytes:
+        return to_png(compare(forget(*self.value))[0])

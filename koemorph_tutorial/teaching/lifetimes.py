@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from IPython.display import display
-from ipywidgets import Checkbox, GridBox, Image, IntSlider, Label, Layout, SelectionSlider, VBox  # type: ignore[import-untyped]
+from ipywidgets import Checkbox, GridBox, IntSlider, Layout, SelectionSlider  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -39,6 +38,7 @@ from koemorph_tutorial.save_policy import decide
 from koemorph_tutorial.text import count
 
 from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_png
+from .views import View
 
 SAVE_FREQ, MILESTONES = 5, (10, 25, 50)  # those of the recipe
 # Made up, like many a run: steep, then slower, one bad spell, and from epoch 37 on it learns its voices by heart.
@@ -436,7 +436,7 @@ def _why(reasons: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------- the widget
 
 
-class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
+class WhatStays(View):
     """Sliders for the rules of a run of sixty epochs, and the picture of which files lie on the disk after an epoch.
 
     Each slider is an attribute named after what it sets: `keep_last_n`, `keep_best_n`, `keep_every_n` (0: off),
@@ -460,12 +460,11 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.keep_every_n = SelectionSlider(options=steps, value=keep_every_n or 0, description="keep_every_n", **look)
         self.milestones = Checkbox(milestones, description="milestones 10, 25, 50", indent=False)
         self.epoch = IntSlider(epoch, 0, len(LOSSES) - 1, description="after epoch", **look)
-        self._image, self._labels = Image(layout=Layout(max_width="900px")), tuple(Label() for _ in range(4))
         knobs = (self.keep_last_n, self.keep_best_n, self.keep_every_n, self.milestones, self.epoch)
         for knob in knobs:
             knob.observe(self._moved, "value")
         grid = GridBox(list(knobs), layout=Layout(grid_template_columns="repeat(2, 25em)"))
-        super().__init__([grid, self._image, *self._labels])
+        super().__init__(grid, lines=4)
         self._moved()
 
     @property
@@ -486,9 +485,8 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
         milestones = f", {self.milestones.description}" if self.milestones.value else ""
         return f"{numbers}, keep_every_n = {self.keep_every_n.value or 'off'}{milestones}"
 
-    @property
-    def caption(self) -> str:
-        """What is to be seen, in words, and in the last line what of the lesson's task holds."""
+    def _told(self) -> str:
+        """Say what is to be seen, and in the last line what of the lesson's task holds."""
         history = self.history
         spell = [file.epoch for file in history.files if file.epoch in BEFORE_THE_SPELL]
         there = f"epoch {min(spell)} is there" if spell else "missing"
@@ -501,18 +499,8 @@ class WhatStays(VBox):  # type: ignore[misc]  # ipywidgets has no types
         )
 
     def _moved(self, change: object = None) -> None:
-        self._image.value = to_png(timeline(self.history, epochs=len(LOSSES))[0])
-        for label, line in zip(self._labels, self.caption.splitlines(), strict=True):
-            label.value = line
+        self._show(to_png(timeline(self.history, epochs=len(LOSSES))[0]), self._told())
 
-    def __repr__(self) -> str:
-        return self.caption
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        shown: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+    def _still(self) -> bytes:
         figure, _ = timeline(self.history, epochs=len(LOSSES), titled=f"{self.rules}\n{self.caption}")
-        return shown | {"image/png": to_png(figure), "text/plain": self.caption}
-
-    def show(self) -> None:
-        """Display it in a notebook, print its caption elsewhere."""
-        display(self)
+        return to_png(figure)

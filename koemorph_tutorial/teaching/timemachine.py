@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from IPython.display import display
-from ipywidgets import HBox, Image, IntSlider, Label, Layout, Play, VBox, jslink  # type: ignore[import-untyped]
+from ipywidgets import HBox, IntSlider, Layout, Play, jslink  # type: ignore[import-untyped]
 
 from koemorph_tutorial.inference import load_for_inference
 from koemorph_tutorial.records import numbered_name
@@ -18,6 +16,7 @@ from koemorph_tutorial.training.runs import CHECKPOINTS
 from koemorph_tutorial.training.trainer import KoeMorphTrainer
 
 from . import vowels
+from .views import View
 
 EPOCHS = 12
 # Half of the windows and three quarters of the epochs of the example, so that it is trained in two seconds. The seed is
@@ -62,7 +61,7 @@ def at_epoch(path: str | os.PathLike[str], epoch: int) -> tuple[bytes, str]:
     return png, f"Epoch {epoch}, in a voice that it was not trained on: the lips say {much}."
 
 
-class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
+class TimeMachine(View):
     """A slider over the epochs of a run: at each its checkpoint is loaded, and the face says five vowels.
 
     It begins at the last epoch. `value` is the epoch; to set it moves the slider. Where nothing runs the picture alone
@@ -79,9 +78,8 @@ class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._slider = IntSlider(last, first, last, description="epoch", layout=Layout(width="26em"))
         self._play = Play(value=last, min=first, max=last, interval=800, description="play")
         jslink((self._play, "value"), (self._slider, "value"))
-        self._image, self._label = Image(layout=Layout(max_width="936px")), Label()
         self._slider.observe(self._draw, "value")
-        super().__init__([HBox([self._play, self._slider]), self._image, self._label])
+        super().__init__(HBox([self._play, self._slider]), width=936)
         self._draw()
 
     @property
@@ -95,27 +93,10 @@ class TimeMachine(VBox):  # type: ignore[misc]  # ipywidgets has no types
             raise ValueError(f"expected one of the epochs {', '.join(map(str, sorted(self._paths)))}, found {epoch!r}")
         self._slider.value = self._play.value = epoch  # the browser links them, and is not there yet at first
 
-    @property
-    def caption(self) -> str:
-        """What is to be seen, in words."""
-        return self._picture()[1]
-
     def _draw(self, change: object = None) -> None:
-        self._image.value, self._label.value = self._picture()
+        self._show(*self._picture())
 
     def _picture(self) -> tuple[bytes, str]:
         if self.value not in self._drawn:
             self._drawn[self.value] = at_epoch(self._paths[self.value], self.value)
         return self._drawn[self.value]
-
-    def __repr__(self) -> str:
-        return self.caption
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        live: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        png, caption = self._picture()
-        return live | {"image/png": png, "text/plain": caption}
-
-    def show(self) -> None:
-        """Display it in a notebook, print its caption elsewhere."""
-        display(self)

@@ -72,6 +72,25 @@ def raise_for_nothing(function: Any, says: str, stub: frozenset[str] = frozenset
     raise WrongAnswerError(says)
 
 
+def raise_for_stub(answer: Any, source: str) -> None:
+    """Raise NotAttemptedError if a reader's function or class is still what the lesson handed out, this `source`."""
+    if is_untouched(answer, source):
+        raise NotAttemptedError
+
+
+def expect_something(found: Any, of: str) -> None:
+    """Raise WrongAnswerError if the reader's function `of` this name returned nothing."""
+    if is_nothing(found):
+        raise WrongAnswerError(f"`{of}` returned None: is `return` missing?")
+
+
+def expect_kind(found: Any, kind: type | tuple[type, ...], what: str, *, of: str) -> None:
+    """Raise WrongAnswerError unless the reader's function `of` this name returned a `kind`, in words `what`."""
+    expect_something(found, of)
+    if not isinstance(found, kind):
+        raise WrongAnswerError(f"expected {what}, found {printable(type(found).__name__, 60)}")
+
+
 def through_a_file(state: Any) -> Any:
     """Return what comes back when `state` is saved and safely loaded.
 

@@ -107,9 +107,12 @@ def browser(home: dict[str, str]) -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="module")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+@pytest.fixture(scope="session")
+def screenshots() -> Path | None:
+    """Return the folder that pictures of the lessons are asked for in, None where they are not."""
+    if not os.environ.get("SCREENSHOTS"):
+        return None
+    folder = Path(os.environ["SCREENSHOTS"])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -11,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 WIDTH, PAGE = 1280, 1500  # pixels
 
 
@@ -80,3 +81,30 @@ def pixels(image: Locator) -> Image.Image:
     """Return what a reader sees of an image."""
     with Image.open(io.BytesIO(image.screenshot())) as seen:
         return seen.convert("RGB")
+
+
+def photograph_all(page: Page, file: Path) -> None:
+    """Keep a notebook light and dark, and with what is folded opened where there is such."""
+    for name in ("folded", "unfolded") if page.locator(".jp-Notebook details").count() else ("",):
+        page.evaluate(f"document.querySelectorAll('details').forEach(d => {{ d.open = {int(name == 'unfolded')} }})")
+        for theme in ("Light", "Dark"):
+            choose(page, theme)
+            parts = filter(None, (file.name, theme.lower(), name))
+            photograph(page, file.with_name(f"{'-'.join(parts)}.png"))
+
+
+def photograph(page: Page, file: Path) -> None:
+    """Keep the whole notebook as one picture, and as pages for eyes."""
+    page.evaluate("window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0")
+    height = page.evaluate("[...document.querySelectorAll('.jp-Cell')].reduce((sum, c) => sum + c.offsetHeight, 0)")
+    page.set_viewport_size({"width": WIDTH, "height": height + PAGE})
+    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+    page.wait_for_timeout(500)  # what is drawn anew for another size is drawn after the event
+    page.locator(".jp-Notebook").first.screenshot(path=file)
+    page.set_viewport_size({"width": WIDTH, "height": PAGE})
+    with Image.open(file) as tall:
+        whole = tall.crop((0, 0, tall.width, min(tall.height, height + 100)))
+    whole.save(file)
+    for number, top in enumerate(range(0, whole.height, PAGE), start=1):
+        part = whole.crop((0, top, whole.width, min(top + PAGE, whole.height)))
+        part.save(file.with_name(f"{file.stem}-{number}.png"))

@@ -9,16 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.compression import plane_entropies, shuffle
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import is_nothing, is_untouched, same
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_kind, expect_something, raise_for_stub, same
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -76,8 +69,7 @@ PREDICTION = Choice(
 
 
 def _examine_unshuffle(unshuffle: Any) -> None:
-    if is_untouched(unshuffle, _unshuffle("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(unshuffle, _unshuffle("return None  # your line"))
     chance = random.Random(7)
     for numbers in (97, 12, 1):
         data = chance.randbytes(4 * numbers)
@@ -87,8 +79,7 @@ def _examine_unshuffle(unshuffle: Any) -> None:
 def _expect_bytes(found: Any, data: bytes) -> None:
     import numpy as np
 
-    if is_nothing(found):
-        raise WrongAnswerError("`unshuffle` returned None: is `return` missing?")
+    expect_something(found, "unshuffle")
     raw = found.tobytes() if isinstance(found, (np.ndarray, memoryview)) else found
     if not isinstance(raw, (bytes, bytearray)):
         raise WrongAnswerError(f"expected bytes, found {printable(type(found).__name__, 60)}")
@@ -111,17 +102,15 @@ def _expect_bytes(found: Any, data: bytes) -> None:
     raise WrongAnswerError("what comes back are other bytes than those that were sorted")
 
 
-def _unshuffle(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_unshuffle = form('''\
 import numpy as np
 
 
 def unshuffle(data):
     """Of four planes, one behind the other, make the bytes of the numbers again."""
     planes = np.frombuffer(data, np.uint8)
-    {body}
-'''
+    {lines}
+''')
 
 
 UNSHUFFLE = Exercise(
@@ -185,8 +174,7 @@ def _full_checkpoint() -> dict[str, Any]:
 
 
 def _examine_slim(slim: Any) -> None:
-    if is_untouched(slim, _slim(_STUB)):
-        raise NotAttemptedError
+    raise_for_stub(slim, _slim(_STUB))
     given, before = _full_checkpoint(), _full_checkpoint()
     found = slim(given)
     if given.keys() != before.keys():
@@ -195,10 +183,7 @@ def _examine_slim(slim: Any) -> None:
         raise WrongAnswerError("in place")
     if not same(given, before):
         raise WrongAnswerError("the checkpoint that it was given is not what it was before")
-    if is_nothing(found):
-        raise WrongAnswerError("`slim` returned None: is `return` missing?")
-    if not isinstance(found, Mapping):
-        raise WrongAnswerError(f"expected a dict, found {printable(type(found).__name__, 60)}")
+    expect_kind(found, Mapping, "a dict", of="slim")
     if "optimizer_state_dict" in found:
         raise WrongAnswerError(_what_is_left_of_it(found["optimizer_state_dict"], before["optimizer_state_dict"]))
     if missing := [name for name in before if name not in found and name != "optimizer_state_dict"]:
@@ -271,16 +256,14 @@ def _expect_whole(name: str, found: Tensor, before: Tensor) -> None:
     raise WrongAnswerError(f"`{name}`: expected {before.tolist()} as before, found {found.tolist()} ({types})")
 
 
-def _slim(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_slim = form('''\
 import torch
 
 
 def slim(checkpoint):
     """Return what is needed to use the network; the checkpoint itself stays as it is."""
-    {body}
-'''
+    {lines}
+''')
 
 
 _STUB = 'return {name: value for name, value in checkpoint.items() if name != "optimizer_state_dict"}'
@@ -400,8 +383,7 @@ def _limit_of(data: bytes, width: int) -> float:
 
 
 def _examine_limit(limit: Any) -> None:
-    if is_untouched(limit, _limit(_LAST)):
-        raise NotAttemptedError
+    raise_for_stub(limit, _limit(_LAST))
     found = _number(limit, _WEIGHTS, 4)
     right = _limit_of(_WEIGHTS, 4)
     if not math.isclose(found, right, abs_tol=1e-4):
@@ -424,8 +406,7 @@ def _number(limit: Any, data: bytes, width: int) -> float:
 
     with np.errstate(all="ignore"):  # 0 times infinity is told in words
         found = limit(data, width)
-    if is_nothing(found):
-        raise WrongAnswerError("`limit` returned None: is `return` missing?")
+    expect_something(found, "limit")
     try:
         return float(found)
     except (TypeError, ValueError):
@@ -466,17 +447,15 @@ def _what_was_computed(limit: Any, found: float, right: float) -> str:
     return f"of 5,000 random weights {right:.3f} is left at best; `limit` says {found:.3f}"
 
 
-def _limit(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_limit = form('''\
 import numpy as np
 
 
 def limit(data, width=4):
     """Return what is left at best, 0 to 1, of numbers of `width` bytes, packed byte by byte in their planes."""
     planes = np.frombuffer(data, np.uint8).reshape(-1, width).T
-    {body}
-'''
+    {lines}
+''')
 
 
 _LAST = "return 1.0  # all of it: 8 bits for each byte"

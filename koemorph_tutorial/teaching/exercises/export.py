@@ -9,16 +9,9 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.records import ExportError
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_kind, expect_something, is_nothing, raise_for_stub
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -81,8 +74,7 @@ _TOLERANCE = 1e-5
 def _examine_agrees(agrees: Any) -> None:
     import numpy as np
 
-    if is_untouched(agrees, _agrees("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(agrees, _agrees("return None  # your line"))
     chance = np.random.default_rng(9)
     ours = chance.uniform(0, 1, (5, 52)).astype(np.float32)
     equal = _said(agrees, ours, ours.copy())
@@ -133,8 +125,7 @@ def _said(agrees: Any, ours: Any, theirs: Any) -> bool:
         if ours.shape != theirs.shape:
             raise WrongAnswerError("shapes") from error
         raise
-    if is_nothing(said):
-        raise WrongAnswerError("`agrees` returned None: is `return` missing?")
+    expect_something(said, "agrees")
     if isinstance(said, np.ndarray) and said.ndim:
         raise WrongAnswerError("array")
     if not isinstance(said, (bool, np.bool_)) and not (isinstance(said, np.ndarray) and said.dtype == bool):
@@ -142,16 +133,14 @@ def _said(agrees: Any, ours: Any, theirs: Any) -> bool:
     return bool(said)
 
 
-def _agrees(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_agrees = form('''\
 import numpy as np
 
 
 def agrees(ours, theirs):
     """Say whether two arrays of answers are the same to 0.00001: True or False."""
-    {body}
-'''
+    {lines}
+''')
 
 
 AGREES = Exercise(
@@ -237,8 +226,7 @@ class _FullDiskError(Exception):
 
 
 def _examine_exported(exported: Any) -> None:
-    if is_untouched(exported, _exported(*_AS_HANDED_OUT)):
-        raise NotAttemptedError
+    raise_for_stub(exported, _exported(*_AS_HANDED_OUT))
     model = _network()
     _call(exported, model)
     if not any(_modes(model)):
@@ -295,13 +283,11 @@ def _expect_modes(model: nn.Module, before: list[bool], says: str) -> None:
         raise WrongAnswerError(says)
 
 
-def _exported(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_exported = form('''\
 def exported(model, write):
     """Return `write(model)`, called in eval mode; leave each part as it was."""
-    {body}
-'''
+    {lines}
+''')
 
 
 _AS_HANDED_OUT = ("model.eval()", "return write(model)")
@@ -409,8 +395,7 @@ EXPORTED = Exercise(
 def _examine_louder(louder: Any) -> None:
     import torch
 
-    if is_untouched(louder, _louder(*_IN_NUMPY)):
-        raise NotAttemptedError
+    raise_for_stub(louder, _louder(*_IN_NUMPY))
     if not issubclass(louder, torch.nn.Module):
         raise WrongAnswerError("expected a torch.nn.Module: that is what an exporter takes")
     chance = torch.Generator().manual_seed(9)
@@ -436,10 +421,7 @@ def _expect_sound(model: Any, audio: Tensor) -> None:
     given = audio.clone()
     with torch.no_grad():
         found = model(given)
-    if is_nothing(found):
-        raise WrongAnswerError("`forward` returned None: is `return` missing?")
-    if not isinstance(found, torch.Tensor):
-        raise WrongAnswerError(f"expected a tensor, found {printable(type(found).__name__, 60)}")
+    expect_kind(found, torch.Tensor, "a tensor", of="forward")
     if not torch.equal(given, audio):
         raise WrongAnswerError("in place")
     if found.shape != audio.shape:
@@ -491,9 +473,7 @@ def _loops(code: CodeType) -> bool:
     return any(step.opname == "FOR_ITER" for step in dis.get_instructions(code)) or any(map(_loops, inside))
 
 
-def _louder(*lines: str) -> str:
-    body = "\n        ".join(lines)
-    return f'''\
+_louder = form('''\
 import numpy as np
 import torch
 
@@ -502,8 +482,8 @@ class Louder(torch.nn.Module):
     """Divide each sound by its loudest sample; silence stays silence."""
 
     def forward(self, audio):  # (batch, samples)
-        {body}
-'''
+        {lines}
+''')
 
 
 _IN_NUMPY = (

@@ -8,16 +8,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_kind, first_line, is_nothing, raise_for_stub
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -92,8 +85,7 @@ def _small_model(seed: int) -> nn.Module:
 def _examine_use(for_use: Any) -> None:
     import torch
 
-    if is_untouched(for_use, _use("# your line")):
-        raise NotAttemptedError
+    raise_for_stub(for_use, _use("# your line"))
     saved, model = _small_model(1), _small_model(2)
     saved(torch.linspace(-3, 3, 32).reshape(8, 4))  # so that its running averages are not those of a fresh one
     state = {name: value.clone() for name, value in saved.state_dict().items()}
@@ -142,15 +134,13 @@ def _answers_alike(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise WrongAnswerError("the model is changed by being used")
 
 
-def _use(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_use = form('''\
 def for_use(model, checkpoint):
     """Fill the model, and return it ready to be used."""
     model.load_state_dict(checkpoint["model_state_dict"])
-    {body}
+    {lines}
     return model
-'''
+''')
 
 
 USE = Exercise(
@@ -234,8 +224,7 @@ _WRAPPERS = ("", "module.", "_orig_mod.", *sorted(_BOTH_ORDERS), *sorted(_MORE))
 
 
 def _examine_names(plain_names: Any) -> None:
-    if is_untouched(plain_names, _names('return {name.removeprefix("module."): v for name, v in state.items()}')):
-        raise NotAttemptedError
+    raise_for_stub(plain_names, _names('return {name.removeprefix("module."): v for name, v in state.items()}'))
     plain = _numbered(_model_with_names())
     results = {wrapper: _became(plain_names, wrapper, plain) for wrapper in _WRAPPERS}
     wrong = {wrapper: became for wrapper, became in results.items() if became != {own: own for own in plain}}
@@ -272,10 +261,7 @@ def _became(plain_names: Any, prefix: str, plain: Mapping[str, Tensor]) -> dict[
     """Return what became of the model's names, each with a prefix: own name -> name found. Those lost are left out."""
     state = {prefix + name: value.clone() for name, value in plain.items()}
     found = plain_names(dict(state))
-    if is_nothing(found):
-        raise WrongAnswerError("`plain_names` returned None: is `return` missing?")
-    if not isinstance(found, Mapping):
-        raise WrongAnswerError(f"expected a dict from names to tensors, found {printable(type(found).__name__, 60)}")
+    expect_kind(found, Mapping, "a dict from names to tensors", of="plain_names")
     if len(found) > len(plain):
         raise WrongAnswerError(f"expected {len(plain)} names, as in the state, found {len(found)}")
     names = {}
@@ -296,13 +282,11 @@ def _equal(tensor: Tensor, value: Any) -> bool:
     return alike and torch.equal(value, tensor)
 
 
-def _names(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_names = form('''\
 def plain_names(state):
     """Return the state with the names that the model has without its wrappers."""
-    {body}
-'''
+    {lines}
+''')
 
 
 _LOOP = ("plain = {}", "for name, value in state.items():")
@@ -408,8 +392,7 @@ def _copy_of(model: nn.Module) -> dict[str, Tensor]:
 def _examine_body(load_body: Any) -> None:
     import torch
 
-    if is_untouched(load_body, _body("model.load_state_dict(state, strict=False)")):
-        raise NotAttemptedError
+    raise_for_stub(load_body, _body("model.load_state_dict(state, strict=False)"))
     old = _copy_of(_body_and_head(1, 10))
     alike = _copy_of(_body_and_head(1, 2))
     for what, state in (
@@ -506,13 +489,11 @@ def _note_restoring(module: nn.Module, state: Mapping[str, Tensor], prefix: str,
         setattr(module, _RESTORED, True)
 
 
-def _body(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_body = form('''\
 def load_body(model, state):
     """Fill the `body`, or raise ValueError and change nothing."""
-    {body}
-'''
+    {lines}
+''')
 
 
 _TAKE = 'body = {k: v for k, v in state.items() if not k.startswith("head.")}'

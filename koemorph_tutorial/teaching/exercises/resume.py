@@ -14,16 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched, through_a_file
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_something, first_line, raise_for_stub, through_a_file
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 03.1 and 03.2
@@ -79,8 +72,7 @@ _EPOCHS, _LENGTH, _DONE = 4, 7, 3  # a run of four epochs; stopped after the thi
 
 
 def _examine_place(next_batch: Any) -> None:
-    if is_untouched(next_batch, _place("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(next_batch, _place("return None  # your line"))
     inside = _asked(next_batch, 1, _DONE, _LENGTH)
     end = _asked(next_batch, 1, _LENGTH, _LENGTH)
     found = {
@@ -104,8 +96,7 @@ def _examine_place(next_batch: Any) -> None:
 
 def _asked(next_batch: Any, epoch: int, done: int, length: int) -> tuple[int, int]:
     place = next_batch(epoch, done, length)
-    if is_nothing(place):
-        raise WrongAnswerError("`next_batch` returned None: is `return` missing?")
+    expect_something(place, "next_batch")
     if hasattr(place, "epoch") and hasattr(place, "batch"):
         place = (place.epoch, place.batch)
     if not isinstance(place, (tuple, list)) or len(place) != 2:
@@ -142,12 +133,11 @@ def _named(batches: list[tuple[int, int]], become: str) -> str:
     return f"{len(batches)} batches are {become}, from {first}, on"
 
 
-def _place(line: str) -> str:
-    return f'''\
+_place = form('''\
 def next_batch(epoch, done, length):
     """Return the epoch and the batch to go on with, both counted from 0."""
-    {line}
-'''
+    {lines}
+''')
 
 
 PLACE = Exercise(
@@ -246,8 +236,7 @@ def _brought_back(kind: Any, seed: int, normals: int) -> _Return:
     _seed(seed, normals)
     numbers = _state_of_numpy()[1]
     state = kind().state_dict()
-    if is_nothing(state):
-        raise WrongAnswerError("`state_dict` returned None: is `return` missing?")
+    expect_something(state, "state_dict")
     if not isinstance(state, dict):
         raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
     if _draw() != expected:
@@ -291,8 +280,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _examine_random_numbers(kind: Any) -> None:
-    if is_untouched(kind, _RANDOM_STUB):
-        raise NotAttemptedError
+    raise_for_stub(kind, _RANDOM_STUB)
     plain, cached, later = _brought_back(kind, 1, 0), _brought_back(kind, 1, 1), _brought_back(kind, 2, 6)
     runs = (plain, later)
     wrong = [name for name in plain.expected if any(run.expected[name] != run.found[name] for run in runs)]
@@ -452,8 +440,7 @@ def _killed_after(kind: Any, state: Any, batches: int, *, epochs: int = 0) -> tu
         if len(read) == batches:
             break
     saved = loader.state_dict()
-    if is_nothing(saved):
-        raise WrongAnswerError("`state_dict` returned None: is `return` missing?")
+    expect_something(saved, "state_dict")
     return read, through_a_file(saved)
 
 
@@ -481,8 +468,7 @@ def _elsewhere(work: Callable[[], Any]) -> Any:
 
 
 def _examine_batches(kind: Any) -> None:
-    if is_untouched(kind, _BATCHES_STUB):
-        raise NotAttemptedError
+    raise_for_stub(kind, _BATCHES_STUB)
     straight: Epochs = _elsewhere(partial(_goes_on, kind, None, 3))
     for number, epoch in enumerate(straight):
         if sorted(chain.from_iterable(epoch)) != list(range(_SAMPLES)):

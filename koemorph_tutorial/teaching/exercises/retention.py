@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial.records import numbered_epoch, numbered_name
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_kind, expect_something, is_nothing, raise_for_stub
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 06.1 and 06.2
@@ -71,15 +64,13 @@ PREDICTION = Choice(
 
 
 def _examine_stays(what_stays: Any) -> None:
-    if is_untouched(what_stays, _stays("None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(what_stays, _stays("None  # your line"))
     # In the order of a listing, which is none. The best, the worst, the first, the lowest number and the place of the
     # best are five different numbers, and none is among the newest.
     losses = {7: 0.3, 5: 0.9, 12: 0.5, 0: 0.6, 3: 0.2, 100: 0.4}
     given = dict(losses)
     found = what_stays(given, 2)
-    if is_nothing(found):
-        raise WrongAnswerError("`what_stays` returned None: is `return` missing?")
+    expect_something(found, "what_stays")
     if not isinstance(found, (set, frozenset, list, tuple)):
         raise WrongAnswerError(f"expected a set of epochs, found {printable(repr(found), 60)}")
     kept = set(found)
@@ -114,17 +105,16 @@ def _listed(items: Iterable[Any]) -> str:
     return ", ".join(str(item) for item in sorted(items, key=str))
 
 
-def _stays(line: str) -> str:
-    return f'''\
+_stays = form('''\
 def what_stays(losses, keep_n):
     """Return the epochs whose files stay: the newest `keep_n`, and the best.
 
     `losses`: epoch -> loss, in any order.
     """
     newest = sorted(losses)[-keep_n:]
-    best = {line}
-    return {{*newest, best}}
-'''
+    best = {lines}
+    return {*newest, best}
+''')
 
 
 STAYS = Exercise(
@@ -203,8 +193,7 @@ def _there(folder: Path) -> set[int]:
 
 
 def _examine_planned(planned: Any) -> None:
-    if is_untouched(planned, _planned(*_DEED)):
-        raise NotAttemptedError
+    raise_for_stub(planned, _planned(*_DEED))
     losses = {3: 0.4, 8: 0.2, 999: 0.5, 1000: 0.3, 1001: 0.6}
     newest = {1000: ["newest"], 1001: ["newest"]}
     _expect_plan(planned, _save(Path("plain"), losses), {8: ["best"], **newest}, "")
@@ -230,10 +219,7 @@ def _expect_plan(
         raise
     if _there(folder) != before:
         raise WrongAnswerError("deed" if is_nothing(found) else "removes")
-    if is_nothing(found):
-        raise WrongAnswerError("`planned` returned None: is `return` missing?")
-    if not isinstance(found, Mapping):
-        raise WrongAnswerError(f"expected a dict, found {printable(type(found).__name__, 60)}")
+    expect_kind(found, Mapping, "a dict", of="planned")
     if any(isinstance(name, Path) or "/" in str(name) for name in found):
         raise WrongAnswerError("paths")
     expected = {numbered_name(epoch): sorted(right.get(epoch, ())) for epoch in before}
@@ -260,24 +246,27 @@ def _diagnosis(otherwise: str, reasons: set[str], expected: set[str]) -> str:
     return otherwise if ("best" in reasons) != ("best" in expected) else ""
 
 
-def _imports(body: str) -> str:
-    return "from pathlib import Path\n" + ("import math\n" if "math." in body else "")
+def _form(cell: str) -> Callable[..., str]:
+    """Return what fills the blank of a cell and puts the imports before it: all need Path, some need math."""
+    fill = form(cell)
+
+    def whole(*lines: str) -> str:
+        needed = "import math\n" if any("math." in line for line in lines) else ""
+        return f"from pathlib import Path\n{needed}\n\n{fill(*lines)}"
+
+    return whole
 
 
-def _planned(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
-{_imports(body)}
-
+_planned = _form('''\
 def planned(folder, keep_n):
     """Say of each file why it stays, and remove nothing.
 
-    {{file name: ["newest", "best"]}}, an empty list if it may go.
+    {file name: ["newest", "best"]}, an empty list if it may go.
     """
-    files = {{path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}}
+    files = {path: torch.load(path) for path in Path(folder).glob("checkpoint_epoch_*.pth")}
     newest = sorted(files, key=lambda path: files[path]["epoch"])[-keep_n:]
-    {body}
-'''
+    {lines}
+''')
 
 
 _LOSS = 'key=lambda path: files[path]["metrics"]["loss"]'
@@ -373,8 +362,7 @@ PLANNED = Exercise(
 
 
 def _examine_clean_up(clean_up: Any) -> None:
-    if is_untouched(clean_up, _clean_up(*_NAIVE)):
-        raise NotAttemptedError
+    raise_for_stub(clean_up, _clean_up(*_NAIVE))
     losses = {3: 0.5, 8: 0.2, 999: 0.4, 1000: 0.3, 1001: 0.6}
     left = _left(clean_up, _save(Path("plain"), losses))
     if left == {8, 999, 1001}:
@@ -447,18 +435,14 @@ def _expect(left: set[int], right: set[int], what: str) -> None:
         raise WrongAnswerError(f"{what}, and the newest two are to stay: left were {are}; expected {expected}")
 
 
-def _clean_up(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
-{_imports(body)}
-
+_clean_up = _form('''\
 def clean_up(folder, run, keep_n):
     """Of the files of `run` keep the newest `keep_n` sound ones and the best.
 
     Remove its other sound files, touch nothing else.
     """
-    {body}
-'''
+    {lines}
+''')
 
 
 _NAIVE = (

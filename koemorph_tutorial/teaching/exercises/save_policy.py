@@ -9,17 +9,10 @@ from dataclasses import fields
 from typing import Any
 
 from koemorph_tutorial.records import CheckpointSettings
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
 from koemorph_tutorial.teaching.slow_disk import HELD, Gate, SlowDisk
-from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched, same
+from koemorph_tutorial.teaching.trial import expect_something, first_line, is_nothing, raise_for_stub, same
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 05.1 and 05.2
@@ -88,13 +81,11 @@ _TAKEN_FOR: Mapping[str, Callable[[int, int], float]] = {
 
 
 def _examine_again(trained_again: Any) -> None:
-    if is_untouched(trained_again, _counted("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(trained_again, _counted("return None  # your line"))
     kills = [(epoch, save_freq) for save_freq in (5, 3, 1, 2, 7) for epoch in (13, *range(1, 31))]
     said = {kill: trained_again(*kill) for kill in kills}
     for answer in said.values():
-        if is_nothing(answer):
-            raise WrongAnswerError("`trained_again` returned None: is `return` missing?")
+        expect_something(answer, "trained_again")
         if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
             raise WrongAnswerError(f"expected a number of epochs, found {printable(repr(answer), 60)}")
     for name, wrong in _TAKEN_FOR.items():
@@ -110,12 +101,11 @@ def _examine_again(trained_again: Any) -> None:
             )
 
 
-def _counted(line: str) -> str:
-    return f'''\
+_counted = form('''\
 def trained_again(epoch, save_freq):
     """Return how many epochs a kill in the middle of `epoch` costs, this one included."""
-    {line}
-'''
+    {lines}
+''')
 
 
 AGAIN = Exercise(
@@ -181,8 +171,7 @@ _CASES = (  # interval and epoch, in seconds
 
 
 def _examine_setting(setting_for: Any) -> None:
-    if is_untouched(setting_for, _setting('return {"save_freq": int(interval_seconds / epoch_seconds)}')):
-        raise NotAttemptedError
+    raise_for_stub(setting_for, _setting('return {"save_freq": int(interval_seconds / epoch_seconds)}'))
     for interval, epoch in _CASES:
         _compare(setting_for, interval, epoch)
 
@@ -249,13 +238,11 @@ def _time(seconds: float) -> str:
     return f"{minutes:.3g} minute{'s' * (minutes != 1)}" if minutes < 120 else f"{minutes / 60:.3g} hours"
 
 
-def _setting(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_setting = form('''\
 def setting_for(interval_seconds, epoch_seconds):
-    """Return the setting of the manager that fits: {{"save_freq": …}} or {{"every_minutes": …}}."""
-    {body}
-'''
+    """Return the setting of the manager that fits: {"save_freq": …} or {"every_minutes": …}."""
+    {lines}
+''')
 
 
 _LONG = "if epoch_seconds > interval_seconds:"
@@ -346,8 +333,7 @@ def _state(epoch: int) -> dict[str, Any]:
 
 
 def _examine_saver(saver: Any) -> None:
-    if is_untouched(saver, _SAVER_STUB):
-        raise NotAttemptedError
+    raise_for_stub(saver, _SAVER_STUB)
     _stores_what_it_was_given(saver())
     _copies_in_time(saver)
     _keeps_the_order(saver())

@@ -5,14 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    Option,
-    WrongAnswerError,
-)
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
 from koemorph_tutorial.teaching.trial import (
     first_line,
     is_nothing,
@@ -134,14 +128,13 @@ def _wrong_state(state: Any, model: torch.nn.Module, optimizer: torch.optim.Opti
     return f"expected the state of the optimizer, found a dict with other things in it: {keys}"
 
 
-def _checkpoint(line: str) -> str:
-    return f"""\
+_checkpoint = form("""\
 def checkpoint_of(model, optimizer):
-    return {{
+    return {
         "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": {line},
-    }}
-"""
+        "optimizer_state_dict": {lines},
+    }
+""")
 
 
 CHECKPOINT = Exercise(

@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.records import numbered_name
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.teaching.cells import form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import is_nothing, raise_for_stub
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -112,8 +105,7 @@ def _epoch_in(path: Path) -> int | None:
 def _examine_metrics(save_metrics: Any) -> None:
     from koemorph_tutorial.testing import saved
 
-    if is_untouched(save_metrics, _metrics("# your line")):
-        raise NotAttemptedError
+    raise_for_stub(save_metrics, _metrics("# your line"))
     path, beside = Path("metrics.json"), Path("metrics.json.tmp")
     path.write_text('{"epoch": 0}', "utf-8")
     changes = _watch_names()
@@ -245,8 +237,7 @@ METRICS = Exercise(
 def _examine_name(also_named: Any) -> None:
     from koemorph_tutorial.testing import saved
 
-    if is_untouched(also_named, _name("os.link(path, name)")):
-        raise NotAttemptedError
+    raise_for_stub(also_named, _name("os.link(path, name)"))
     first, second, best = Path(numbered_name(0)), Path(numbered_name(1)), Path("best_model.pth")
     first.write_text("0", "utf-8")
     second.write_text("1", "utf-8")
@@ -295,16 +286,14 @@ def _examine_name(also_named: Any) -> None:
         raise WrongAnswerError("litter")
 
 
-def _name(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_name = form('''\
 import os
 
 
 def also_named(path, name):
     """Give the file `path` the further name `name`, whatever had that name before."""
-    {body}
-'''
+    {lines}
+''')
 
 
 NAME = Exercise(
@@ -373,8 +362,7 @@ NAME = Exercise(
 
 
 def _examine_newest(newest: Any) -> None:
-    if is_untouched(newest, _newest(*_NAIVE)):
-        raise NotAttemptedError
+    raise_for_stub(newest, _newest(*_NAIVE))
     _expect(newest, "a", [1, 2, 3], 3, "these lie in the order in which they were written", clock=[1, 2, 3])
     _expect(newest, "b", [1, 2, 3], 3, "clock", clock=[3, 1, 2])
     _expect(newest, "c3", [5, 1000], 1000, "digits", clock=[1000, 5])
@@ -444,16 +432,14 @@ def _expect(
         raise WrongAnswerError(otherwise)
 
 
-def _newest(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_newest = form('''\
 from pathlib import Path
 
 
 def newest(folder):
     """Load the newest checkpoint_epoch_NNN.pth. None if there is none, an error if all are torn."""
-    {body}
-'''
+    {lines}
+''')
 
 
 _NAIVE = (

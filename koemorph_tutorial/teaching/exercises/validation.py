@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial.teaching.autopsy import CAUSES, CUT, DIVERGED, FLIPPED, LOST, PATIENTS, REMEMBERED, UNCHECKED
+from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.flips import first_byte, flip_at
 from koemorph_tutorial.teaching.lessons import (
     Choice,
@@ -21,7 +22,7 @@ from koemorph_tutorial.teaching.lessons import (
     Option,
     WrongAnswerError,
 )
-from koemorph_tutorial.teaching.trial import first_line, is_nothing, is_untouched
+from koemorph_tutorial.teaching.trial import first_line, is_nothing, raise_for_stub
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 08.1 and 08.2
@@ -97,8 +98,7 @@ def _hit(path: Path, record: str, byte: int, bit: int) -> Path:
 
 
 def _examine_whole(is_whole: Any) -> None:
-    if is_untouched(is_whole, _whole("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(is_whole, _whole("return None  # your line"))
     with tempfile.TemporaryDirectory() as folder:
         good = _save(Path(folder, "good.pth"))
         first, last = (_hit(good, record, 5, 6) for record in ("data/0", "data/1"))
@@ -160,17 +160,15 @@ def _calls_testzip(is_whole: Any) -> bool:
     return bool(called)
 
 
-def _whole(*lines: str) -> str:
-    body = "\n        ".join(lines)
-    return f'''\
+_whole = form('''\
 import zipfile
 
 
 def is_whole(path):
     """Say of a checkpoint whether all its records are as they were written: True or False."""
     with zipfile.ZipFile(path) as archive:
-        {body}
-'''
+        {lines}
+''')
 
 
 WHOLE = Exercise(
@@ -336,8 +334,7 @@ AUTOPSY = Exercise(
 def _examine_verdict(verdict: Any) -> None:
     import torch
 
-    if is_untouched(verdict, _STUB):
-        raise NotAttemptedError
+    raise_for_stub(verdict, _STUB)
     numbers = torch.linspace(-1, 1, 64)
     here = Path()
     good = _save(here / "good.pth")
@@ -447,16 +444,14 @@ def _expect(
         raise WrongAnswerError(otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}: {why}"))
 
 
-def _verdict(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_verdict = form('''\
 import zipfile
 
 
 def verdict(path):
     """Return "sound", "damaged", "incomplete" or "cannot tell"."""
-    {body}
-'''
+    {lines}
+''')
 
 
 def _tried(
