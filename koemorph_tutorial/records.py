@@ -220,6 +220,10 @@ class CheckpointFile:
     `line` names the line of runs it belongs to (None for the recipe's format), `saves` how many saves were made
     before and with it, `position` is that of the next batch; `codec` by which it is compressed, None for a plain file;
     `size` in bytes; names with one `inode` share their bytes.
+
+    >>> rest = {"kind": "other", "codec": None, "line": None, "saves": 0, "metrics": {}, "inode": 0}
+    >>> print(CheckpointFile(path=Path("run/best.pth"), epoch=3, position=Position(epoch=4), size=4096, **rest))
+    best.pth: epoch 3, 4,096 bytes
     """
 
     path: Path
@@ -334,7 +338,12 @@ copy of its bytes, so one more file is the only second copy
 
 
 class StopTraining(SystemExit):
-    """Leave the training loop after a durable save; a process that lets it through exits with code 3."""
+    """Leave the training loop after a durable save; a process that lets it through exits with code 3.
+
+    >>> stop = StopTraining("stopped by SIGTERM: saved at epoch 3, batch 7 (global step 127)")
+    >>> print(stop.code, stop)
+    3 stopped by SIGTERM: saved at epoch 3, batch 7 (global step 127)
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(3)

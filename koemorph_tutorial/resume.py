@@ -104,6 +104,15 @@ def resume_training(
         CheckpointNotFoundError: nothing there, or files but none sound.
         DamagedCheckpointError, UnsupportedCheckpointError: of a file asked for by name.
         MismatchError: the checkpoint of other objects.
+
+    >>> import tempfile
+    >>> from koemorph_tutorial.state import build
+    >>> from koemorph_tutorial.storage import save_checkpoint
+    >>> model, end = torch.nn.Linear(2, 1), Position(epoch=4, global_step=40)
+    >>> checkpoint = build({"model": model}, epoch=3, position=end, metrics={}, best=Best(), run={})
+    >>> file = save_checkpoint(checkpoint, Path(tempfile.mkdtemp()) / "last_model.pth")
+    >>> print(resume_training(file.path.parent, {"model": torch.nn.Linear(2, 1)}))
+    resumed from last_model.pth: goes on at epoch 4, batch 0 (global step 40); no best loss yet
     """
     return bring_back(find(source), objects, config=config, strict=strict)
 

@@ -168,6 +168,16 @@ def cleanup_old_checkpoints(
     Raises:
         CheckpointNotFoundError, DirectoryLockedError: as `prune_checkpoints`.
         ValueError: `keep_n` below 2.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from koemorph_tutorial import save_checkpoint
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for epoch in range(4):
+    ...     _ = save_checkpoint({"epoch": epoch}, folder / f"checkpoint_epoch_{epoch:03d}.pth")
+    >>> _ = cleanup_old_checkpoints(folder, 2)
+    >>> sorted(file.name for file in folder.glob("*.pth"))
+    ['checkpoint_epoch_002.pth', 'checkpoint_epoch_003.pth']
     """
     if type(keep_n) is not int or keep_n < 2:
         raise ValueError(f"keep_n: expected 2 or more, found {keep_n!r}")

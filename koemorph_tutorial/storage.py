@@ -102,6 +102,14 @@ def load_checkpoint(path: PathLike, *, map_location: str | torch.device = "cpu",
     Raises:
         CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError: one line: which file, what was
             expected, what was found, what to do.
+
+    >>> import tempfile
+    >>> file = save_checkpoint({"epoch": 3}, Path(tempfile.mkdtemp()) / "run.pth")
+    >>> _ = file.path.write_bytes(file.path.read_bytes()[:-1])
+    >>> load_checkpoint(file.path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    koemorph_tutorial.records.DamagedCheckpointError: ...
     """
     import torch
 
@@ -153,6 +161,13 @@ def list_checkpoints(directory: PathLike) -> Listing:
     Raises:
         CheckpointNotFoundError: no such directory, or one that cannot be read.
         DamagedCheckpointError: the mark of an interrupted roll-back that cannot be read.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for epoch in (9, 10):
+    ...     _ = save_checkpoint({"epoch": epoch}, folder / numbered_name(epoch))
+    >>> [file.epoch for file in list_checkpoints(folder)]
+    [10, 9]
     """
     files, ignored = describe_all(directory)
     cut = read_cut(Path(directory))

@@ -89,3 +89,11 @@ def test_every_public_name_has_a_docstring() -> None:
         doc = getattr(koemorph_tutorial, name).__doc__
         assert doc
         assert not doc.startswith(f"{name}("), f"{name} has only the docstring that a dataclass writes"
+
+
+def test_every_public_name_has_an_example_that_runs() -> None:
+    """All but errors, which are raised by what has one; that they run, tests/test_house.py sees to."""
+    for name in koemorph_tutorial.__all__:
+        item = getattr(koemorph_tutorial, name)
+        if not (isinstance(item, type) and issubclass(item, Exception)):
+            assert ">>> " in item.__doc__, name
