@@ -10,7 +10,7 @@ BROWSER_TESTS ?= tests/browser
 PIP_ARGS := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test proof lint bench notebooks browser lock clean FORCE
+.PHONY: help setup lab test proof lint bench notebooks solutions browser lock clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ bench: setup ## measure what is promised about speed, side by side
 
 notebooks: setup ## execute the lessons' .py halves into .ipynb, draw their images (LESSONS="01 03": those alone)
 	.venv/bin/python -m koemorph_tutorial.teaching.notebooks $(LESSONS)
+
+solutions: setup ## for teachers: the lessons solved and run, in outputs/solutions/ (LESSONS="01 03": those alone)
+	.venv/bin/python -m koemorph_tutorial.teaching.solutions $(LESSONS)
 
 browser: setup ## run the lessons in a real JupyterLab (needs Chromium; SCREENSHOTS=DIR keeps what it saw)
 	@.venv/bin/python -c 'import playwright' 2>/dev/null || \

@@ -1,4 +1,7 @@
-"""The README's integration lines, run as they stand, on a model that is not ours."""
+"""README.md tells the truth: its lines are run on a model that is not ours, its table is provoked, its links lead on.
+
+What its consoles show is run by tests/test_readers.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ import pytest
 import torch
 
 from koemorph_tutorial import list_checkpoints, load_checkpoint
+from koemorph_tutorial.__main__ import make_parser
+from koemorph_tutorial.teaching import errors
+from koemorph_tutorial.teaching.lessons import LESSONS
 from tests.comparing import difference
+from tests.readers import blocks as code_blocks
+from tests.test_notebooks import anchors
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = """
@@ -48,8 +56,7 @@ def validate(model):
 
 def blocks() -> tuple[str, str]:
     """Return the README's Python blocks: the lines of integration, and those that look into files."""
-    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    integration, looking = found
+    integration, looking = code_blocks("python")
     return integration, looking
 
 
@@ -117,3 +124,132 @@ def assert_survives(tmp_path: Path, *kills: int) -> None:
 def test_killed_and_run_again_the_readme_lines_end_with_the_same_bits(tmp_path: Path) -> None:
     """Twice, far from each other; `make proof` kills them five times."""
     assert_survives(tmp_path, 2, 5)
+
+
+# ----------------------------------------------------------------------------------------------------- the two doors
+
+README = (ROOT / "README.md").read_text("utf-8")
+JAPANESE = (ROOT / "README.ja.md").read_text("utf-8")
+DOORS = pytest.mark.parametrize("text", [README, JAPANESE], ids=["README.md", "README.ja.md"])
+
+
+def without_consoles(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> set[str]:
+    """Return the commands that the program has."""
+    (found,) = [action.choices for action in make_parser()._actions if action.choices]
+    return set(found)
+
+
+@DOORS
+def test_every_link_leads_somewhere(text: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", without_consoles(text))
+    assert len(links) > 10
+    for target in links:
+        path, _, anchor = target.partition("#")
+        file = ROOT / path if path else ROOT / ("README.md" if text is README else "README.ja.md")
+        assert file.exists(), f"{target} leads nowhere"
+        assert not anchor or anchor in anchors(file), f"{target} leads to no heading"
+
+
+@DOORS
+def test_every_lesson_is_linked_by_its_name(text: str) -> None:
+    found = re.findall(r"\(notebooks/(\d\d)_(\w+)\.ipynb\)", text.partition("<!-- errors")[0])
+    assert dict(LESSONS) == dict(found)
+
+
+@DOORS
+def test_every_command_and_target_that_is_named_exists(text: str) -> None:
+    named = set(re.findall(r"\bkoemorph ([a-z][a-z-]+)(?= |`|$)", text, re.MULTILINE))
+    assert named <= commands()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_command_that_exists_is_in_the_list() -> None:
+    (listed,) = [block for block in code_blocks("bash") if block.startswith("koemorph train")]
+    assert commands() == set(re.findall(r"^koemorph (\S+)", listed, re.MULTILINE))
+
+
+# -------------------------------------------------------------------------------------------------- what is claimed
+
+
+def rows(text: str, first: str) -> dict[str, list[str]]:
+    """Return a table by the first cell of its rows; `first` is that of its head."""
+    (table,) = re.findall(rf"^\| {re.escape(first)} \|.*\n\|[-| ]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    return {name: rest for name, *rest in cells}
+
+
+def test_the_table_at_the_door_is_the_one_below() -> None:
+    """What a stranger sees first are the figures of the campaign that stands further down, and of no other one."""
+    door, campaign = rows(README, "who saves"), rows(README, "what is saved")
+    _, trials, bad = campaign["four epochs, `keep_last_n=2`"]
+    assert door["**this library**"][0].startswith(f"**{bad} of {trials} times**")
+    _, trials, bad = campaign["the recipe's saves, four epochs"]
+    (recipe,) = [cells for name, cells in door.items() if name.startswith("the recipe")]
+    share = round(100 * int(bad.partition(":")[0]) / int(trials))
+    assert recipe[0].startswith(f"{bad.partition(':')[0]} of {trials} times, {share} %")
+
+
+# --------------------------------------------------------------------------------------------- what a message means
+
+
+def test_each_message_in_the_table_is_raised_today_and_none_is_left_out() -> None:
+    """Every error is provoked anew: the table is what `python -m koemorph_tutorial.teaching.errors` would write."""
+    shown = README.partition(errors.BEGIN)[2].partition(errors.END)[0].strip()
+    assert errors.table().splitlines() == shown.splitlines()
+
+
+def test_every_lesson_has_a_message_of_its_own() -> None:
+    assert set(LESSONS) == {row.lesson for row in errors.ROWS}
+
+
+def test_a_provocation_after_which_nothing_is_raised_is_no_row() -> None:
+    with pytest.raises(AssertionError, match="expected an error, nothing was raised"):
+        errors.message(errors.Row(provoke=lambda folder: None, happened="Nothing.", lesson="01"))
+
+
+def test_a_message_names_no_folder_of_this_machine() -> None:
+    def provoke(folder: Path) -> None:
+        raise ValueError(f"{folder}/run/last_model.pth: torn\n\tat byte 12")
+
+    assert errors.message(errors.Row(provoke=provoke, happened="", lesson="02")) == (
+        "ValueError: run/last_model.pth: torn at byte 12"
+    )
+
+
+def test_the_table_is_written_between_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "ROWS", errors.ROWS[:1])
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{errors.BEGIN}\nold\n{errors.END}\nafter\n", "utf-8")
+    assert errors.main(file) == 0
+    assert file.read_text("utf-8") == f"before\n{errors.BEGIN}\n\n{errors.table()}\n\n{errors.END}\nafter\n"
+    file.write_text("nothing", "utf-8")
+    assert errors.main(file) == 2
+    assert file.read_text("utf-8") == "nothing"
+
+
+# ----------------------------------------------------------------------------------------------------- the glossary
+
+
+def test_each_of_the_forty_terms_is_used_in_the_course_and_stands_once() -> None:
+    glossary = rows(JAPANESE, "English")
+    lessons = "".join(file.read_text("utf-8") for file in sorted((ROOT / "notebooks").glob("[0-9]*.py")))
+    course = re.sub(r"\s+", " ", README + lessons).lower()
+    assert len(glossary) == 40
+    assert [] == [term for term in glossary if not re.search(rf"\b{re.escape(term.lower())}", course)]
+    words = [japanese for japanese, _ in glossary.values()]
+    assert len(words) == len(set(words))
+    assert len({term.lower() for term in glossary}) == 40
+    assert all(meaning.endswith("。") and meaning.count("。") == 1 for _, meaning in glossary.values())
+    assert all(re.search(r"[ぁ-んァ-ヶ一-龠]", japanese) for japanese in words)
+
+
+def test_the_japanese_door_shows_the_same_lines() -> None:
+    """The two commands and the integration are not translated, so they cannot part."""
+    assert code_blocks("python", JAPANESE) == [integration()]
+    commands = [re.findall(r"^(make \w+)", block, re.MULTILINE) for block in code_blocks("bash", JAPANESE)]
+    assert ["make lab", "make test"] in commands

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from koemorph_tutorial.teaching.pen import THEMES
-from koemorph_tutorial.teaching.talking import talking_face
+from koemorph_tutorial.teaching.talking import talking_face, talking_faces
 from koemorph_tutorial.training.voices import make_voice, pose
 
 FACES = make_voice("aki", seconds=3).blendshapes
@@ -149,3 +149,28 @@ def test_it_plays_as_often_as_asked() -> None:
 def test_what_cannot_be_shown_is_refused_in_one_line(arguments: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         talking_face(**arguments)
+
+
+def test_several_talk_at_once_side_by_side_under_their_names() -> None:
+    """Each column moves as its face does alone, and what stands above it does not."""
+    images, milliseconds = watch(talking_faces({"still": FACES[:1].repeat(60, 0), "speaks": FACES[:60]}, pixels=40))
+    alone, _ = watch(talking_face(FACES[:60], pixels=40))
+    assert (48, 80) == images[0].shape[:2]
+    assert 600 == sum(milliseconds)
+    assert all(np.array_equal(images[0][:8], image[:8]) for image in images)
+    assert all(np.array_equal(images[0][:, :40], image[:, :40]) for image in images)
+    assert np.array_equal(alone[0], images[0][8:, 40:])
+    assert not np.array_equal(images[0][:8, :40], images[0][:8, 40:])  # two names
+
+
+@pytest.mark.parametrize(
+    ("faces", "line"),
+    [
+        ({}, "faces: expected some of the same times, found []"),
+        ({"a": FACES[:2], "b": FACES[:3]}, "faces: expected some of the same times, found [2, 3]"),
+        ({"a": FACES[0]}, "faces: expected shape (time, 52), found (52,)"),
+    ],
+)
+def test_faces_that_cannot_talk_together_are_refused_in_one_line(faces: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        talking_faces(faces)

@@ -54,7 +54,7 @@ def make_copies(root: Path) -> list[str]:
     """
     new, kept, notes = [], [], []
     for lesson in lessons_in(root / NOTEBOOKS, ".ipynb"):
-        content = _pristine(lesson)
+        content = pristine(lesson)
         copy = root / MY_NOTEBOOKS / lesson.name
         if _copied(content, copy):
             new.append(lesson.stem)
@@ -74,7 +74,7 @@ def reset_copy(root: Path, number: str) -> list[str]:
         LabError: there is no such lesson. CheckpointWriteError: the disk refused.
     """
     lesson = choose(lessons_in(root / NOTEBOOKS, ".ipynb"), number)
-    content = _pristine(lesson)
+    content = pristine(lesson)
     copy = root / MY_NOTEBOOKS / lesson.name
     with _written_beside(copy, content) as fresh:  # a full disk says so before anything is moved
         aside = _move_aside(copy) if os.path.lexists(copy) else None
@@ -89,7 +89,7 @@ def reset_copy(root: Path, number: str) -> list[str]:
     return [*moved, f"{MY_NOTEBOOKS / copy.name}: the lesson as it comes"]
 
 
-def _pristine(lesson: Path) -> dict[str, Any]:
+def pristine(lesson: Path) -> dict[str, Any]:
     """Return a lesson as its reader begins it."""
     try:
         notebook: dict[str, Any] = json.loads(lesson.read_text("utf-8"))

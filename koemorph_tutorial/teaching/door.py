@@ -1,7 +1,9 @@
-"""The pictures at the door, in README and in lesson 01: the map of the ten lessons, and the face that talks."""
+"""The pictures at the door, in README and in lesson 01: the map of the ten lessons, and faces that talk."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zlib
 from collections.abc import Mapping
 from itertools import pairwise
@@ -12,12 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from koemorph_tutorial.durable import refusals_named, write_file
+from koemorph_tutorial.records import numbered_name
+from koemorph_tutorial.training.dataset import cut_windows
 from koemorph_tutorial.training.phonemes import spread
-from koemorph_tutorial.training.voices import make_voice
+from koemorph_tutorial.training.settings import DataConfig
+from koemorph_tutorial.training.voices import FRAME_RATE, SAMPLE_RATE, make_voice
 
+from . import vowels
 from .face import draw_face
 from .figures import BLACK, BLUE, GREEN, VERMILLION, style, to_png
-from .talking import talking_face
+from .talking import talking_face, talking_faces
 
 # What each lesson is about, and where it stands on the map: the route, the place along it, the row.
 _ROUTES: Mapping[str, tuple[str, Mapping[str, tuple[str, float]]]] = {
@@ -43,6 +49,9 @@ _WAY: Mapping[str, tuple[float, Mapping[str, float]]] = {
     "trust": (6.7, {"browDownRight": 0.8, "browOuterUpLeft": 1.0, "eyeSquintRight": 0.7, "mouthLeft": 0.5}),
     "ship": (9.0, {"jawOpen": 0.55, "mouthSmile": 1.0, "mouthUpperUp": 0.4, "cheekSquint": 0.9, "eyeSquint": 0.4}),
 }
+
+_EPOCHS = (0, 3, 11)
+_FIRST = 37  # the face that is shown where nothing moves: an open mouth
 
 
 def lesson_map() -> Figure:
@@ -86,19 +95,62 @@ def describe_map() -> str:
     return f"Ten lessons on three lines that meet in lesson {_END[0]}. {'; '.join(lines)}."
 
 
+def describe_hero() -> str:
+    """Return the faces of `hero` in words."""
+    *first, last = map(str, _EPOCHS)
+    return (
+        f"Five faces say one sentence: after epoch {', '.join(first)} and {last} of one training, as it should be, and "
+        "with one bit of the file flipped."
+    )
+
+
 def describe_talk(seconds: float) -> str:
     """Return the talking face in words."""
     return f"{seconds:g} seconds of a synthetic voice, as the face that says it."
 
 
+def hero(seconds: float = 2.5) -> bytes:
+    """Draw what checkpoints of one run say to a voice that the training never heard, and what belongs to it.
+
+    The run is the one of lesson 04, trained here; the flipped bit is that of lesson 08: chance chose the weight.
+    """
+    import torch
+
+    from . import flips, timemachine
+
+    data = DataConfig()
+    voice = make_voice(vowels.SPEAKER, seconds=data.seconds, seed=data.seed)
+    audio, truth = cut_windows(voice, data.most_windows("test"), round(data.window_seconds * SAMPLE_RATE))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = timemachine.train(folder)
+            models = {epoch: timemachine.network(run / numbered_name(epoch))[0] for epoch in _EPOCHS}
+            times = slice(_FIRST, _FIRST + round(seconds * FRAME_RATE))
+            with torch.no_grad():
+                says = {f"epoch {epoch}": model(audio[times]) for epoch, model in models.items()}
+                flipped = shutil.copy(run / numbered_name(_EPOCHS[-1]), Path(folder, "flipped.pth"))
+                flips.flip(flipped, flips.draw(flipped, seed=8), bit=30)
+                last = models[_EPOCHS[-1]]
+                last.load_state_dict(torch.load(flipped)["model_state_dict"])  # ours would refuse the file
+                harmed = last(audio[times])
+    finally:
+        torch.set_num_threads(threads)
+    return talking_faces({**says, "as it should be": truth[times], "one bit flipped": harmed})
+
+
 def draw_images(folder: Path) -> None:
-    """Write ``map.png`` and ``talking.png`` into `folder`; each says in a text chunk, Description, what it shows.
+    """Write ``map.png``, ``talking.png`` and ``hero.png`` into `folder`.
+
+    Each says in a text chunk, Description, what it shows.
 
     Raises:
         CheckpointWriteError: the disk refused.
     """
     seconds = 3.0
     images = {
+        "hero.png": (hero(), describe_hero()),
         "map.png": (to_png(lesson_map()), describe_map()),
         "talking.png": (talking_face(make_voice("aki", seconds=seconds).blendshapes), describe_talk(seconds)),
     }

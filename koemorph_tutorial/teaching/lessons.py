@@ -13,7 +13,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-# The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises.
+# The lessons that are there: number -> the idea that names the notebook, the module, its test and its exercises; but
+# the last lesson is about all of them, and only its notebook has its name.
 LESSONS: Mapping[str, str] = MappingProxyType(
     {
         "01": "state",
@@ -25,8 +26,11 @@ LESSONS: Mapping[str, str] = MappingProxyType(
         "07": "compression",
         "08": "validation",
         "09": "export",
+        "10": "end_to_end",
     }
 )
+
+TAUGHT_BY: Mapping[str, str] = MappingProxyType({"end_to_end": "manager"})  # idea -> module, where they differ
 
 
 class LessonError(ValueError):
@@ -106,7 +110,8 @@ def lesson(number: str) -> Lesson:
     """
     if number not in LESSONS:
         raise LessonError(f"there is no lesson {number}; there are {', '.join(LESSONS)}")
-    found: Lesson = import_module(f".exercises.{LESSONS[number]}", __package__).LESSON
+    idea = LESSONS[number]
+    found: Lesson = import_module(f".exercises.{TAUGHT_BY.get(idea, idea)}", __package__).LESSON
     return found
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from koemorph_tutorial.durable import refusals_named, write_file
 from koemorph_tutorial.records import CheckpointError
 
-from .places import NOTEBOOKS, LabError, choose, lessons_in, project_root
+from .places import NOTEBOOKS, PROJECT_VARIABLE, LabError, choose, lessons_in, project_root
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -38,7 +38,10 @@ _METADATA = {
 }
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # What would change how a cell shows things, and is the business of whoever builds.
-_NOT_FOR_LESSONS = ("COLUMNS", "FORCE_COLOR", "JUPYTER_COLUMNS", "MPLBACKEND", "NO_COLOR", "PYTHONWARNINGS")
+_NOT_FOR_LESSONS = (
+    *("COLUMNS", "FORCE_COLOR", "JUPYTER_COLUMNS", "MPLBACKEND", "NO_COLOR", "PYTHONWARNINGS"),
+    PROJECT_VARIABLE,  # progress is that of the project which the kernel starts in
+)
 
 
 def build(source: Path) -> Path:
@@ -48,20 +51,37 @@ def build(source: Path) -> Path:
         LabError: a cell failed; CheckpointWriteError: the disk refused.
     """
     import jupytext
-    import nbformat
 
     notebook = jupytext.reads(source.read_text("utf-8"), fmt="py:percent")
-    _execute(notebook, source)
-    _settle(notebook, source.stem[:2])
-    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    execute(notebook, source)
+    settle(notebook, source.stem[:2])
     target = source.with_suffix(".ipynb")
-    with refusals_named(target):
-        write_file(target, lambda file: file.write(text.encode()))
+    put(notebook, target)
     return target
 
 
-def _execute(notebook: NotebookNode, source: Path) -> None:
-    """Run all cells in a fresh kernel of this Python, whatever kernels are registered on this machine."""
+def put(notebook: NotebookNode, target: Path) -> None:
+    """Write a notebook in place, at once and whole.
+
+    Raises:
+        CheckpointWriteError: the disk refused.
+    """
+    import nbformat
+
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    with refusals_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_file(target, lambda file: file.write(text.encode()))
+
+
+def execute(notebook: NotebookNode, source: Path, *, folder: Path | None = None) -> None:
+    """Run all cells in a fresh kernel of this Python, whatever kernels are registered on this machine.
+
+    It starts in `folder`, that of the lesson `source` if there is none. Outside of the project no progress is kept.
+
+    Raises:
+        LabError: a cell failed; it is named.
+    """
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -74,7 +94,7 @@ def _execute(notebook: NotebookNode, source: Path) -> None:
     with tempfile.TemporaryDirectory() as no_profile:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_LESSONS}
         environment["IPYTHONDIR"] = no_profile
-        with client.setup_kernel(cleanup_kc=True, cwd=str(source.parent), env=environment):
+        with client.setup_kernel(cleanup_kc=True, cwd=str(folder or source.parent), env=environment):
             for index, cell in enumerate(notebook.cells):
                 try:
                     client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
@@ -95,7 +115,7 @@ def _cell_id(number: str, index: int) -> str:
     return f"{number}-{index + 1:02d}"
 
 
-def _settle(notebook: NotebookNode, number: str) -> None:
+def settle(notebook: NotebookNode, number: str) -> None:
     """Take out of an executed notebook what another execution would write otherwise."""
     from nbformat import from_dict
 

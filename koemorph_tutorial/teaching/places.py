@@ -13,6 +13,7 @@ from koemorph_tutorial.records import CheckpointError
 
 NOTEBOOKS = Path("notebooks")
 MY_NOTEBOOKS = Path("outputs/my-notebooks")
+SOLUTIONS = Path("outputs/solutions")
 PROJECT_VARIABLE = "KOEMORPH_PROJECT"  # handed to JupyterLab and its kernels: outputs/ may be a link to elsewhere
 
 _LESSON = re.compile(r"\d\d_[a-z][a-z_]*")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 
 from koemorph_tutorial.text import count
@@ -19,7 +17,7 @@ from koemorph_tutorial.training.settings import DataConfig
 from koemorph_tutorial.training.voices import HOP, SAMPLE_RATE, make_voice
 
 from .face import draw_face
-from .figures import GREEN, VERMILLION, style
+from .figures import GREEN, VERMILLION, style, to_png
 from .talking import talking_face
 
 VOWELS = "aiueo"
@@ -91,11 +89,7 @@ def grid(rows: Mapping[str, Tensor], *, below: Mapping[str, str] | None = None) 
                 if name != TRUTH:
                     colour, mark = (GREEN, "✓") if vowel == VOWELS[column] else (VERMILLION, "✗")
                     ax.text(0, -1.02, f"reads {vowel} {mark}", color=colour, ha="center", va="top", fontsize=11)
-        drawn, written = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=130)
-    image = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    image.save(written, format="png", optimize=True)
-    return written.getvalue()
+    return to_png(figure, dpi=130)
 
 
 def ways(models: Mapping[str, nn.Module]) -> tuple[bytes, str]:
