@@ -124,6 +124,7 @@ class Commits:
         self.saved: Saved | None = None
         self._snapshot = Snapshot()
         self._in_flight: _Flight | None = None
+        self._coming: list[Best] = []  # of the process that writes, where this one does not
         self._turn = threading.Lock()
         self._failure: BaseException | None = None  # of a save in the background, until somebody is told
 
@@ -136,7 +137,7 @@ class Commits:
     def possible_bests(self) -> tuple[Best, ...]:
         """The best on the disk, and the one that it will be if the save in flight succeeds."""
         flight = self._in_flight
-        return (self.best,) if flight is None else (self.best, flight.decision.best)
+        return (self.best, *self._coming) if flight is None else (self.best, flight.decision.best)
 
     def begin(self, run: Mapping[str, Any], best: Best | None = None, position: Position | None = None) -> None:
         """Begin with what is on the disk: nothing, or what was resumed."""
@@ -147,13 +148,13 @@ class Commits:
         self._saved_at = time.monotonic()
 
     @property
-    def durable(self) -> tuple[dict[str, Any] | None, Best, Position]:
-        """The run, the best and the position that are on the disk."""
-        return self.run, self.best, self.position
+    def durable(self) -> tuple[dict[str, Any] | None, Position, tuple[Best, ...]]:
+        """The run and the position that are on the disk, and the best, before that in flight."""
+        return self.run, self.position, self.possible_bests
 
-    def follow(self, durable: tuple[dict[str, Any] | None, Best, Position]) -> None:
-        """Take over what is on the disk from the process that writes."""
-        self.run, self.best, self.position = durable
+    def follow(self, durable: tuple[dict[str, Any] | None, Position, tuple[Best, ...]]) -> None:
+        """Take over what is on the disk, or will be, from the process that writes."""
+        self.run, self.position, (self.best, *self._coming) = durable
 
     def next_run(self) -> dict[str, Any]:
         """Return the run's record as the next checkpoint holds it."""
