@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .commands import advice, disks, example, files, lessons, shipping, trials
+from .commands import advice, disks, example, files, lessons, sharding, shipping, trials
 from .commands.arguments import LAYOUT
 from .commands.outcome import DONE, UNUSABLE, interrupted, unusable
 from .records import CheckpointError
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each names the function that runs it."""
     parser = _Parser(prog="koemorph", description=_DESCRIPTION, epilog=_EXIT_CODES, formatter_class=LAYOUT)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for rooms in (example, files, disks, advice, shipping, trials, lessons):
+    for rooms in (example, files, disks, advice, shipping, sharding, trials, lessons):
         rooms.add(commands)
     return parser
 

@@ -27,7 +27,7 @@ from .state import Objects, state_of
 
 T = TypeVar("T")
 
-_CALLS = ("resume", "epochs", "step", "save", "wait", "the end of the epochs", "close")
+_CALLS = ("resume", "epochs", "step", "save", "wait", "the end of the epochs", "close", "save_sharded", "load_sharded")
 _PATIENCE = timedelta(seconds=5)  # for one that may be gone
 
 

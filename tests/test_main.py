@@ -403,6 +403,7 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: p
         ["prune"],
         ["compress"],
         ["advise"],
+        ["consolidate", "step_1000"],
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -430,6 +431,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
                 "advise",
                 "certify",
                 "crash-test",
+                "consolidate",
                 "exit codes: 0 done; 1 a test found something; 2 ",
             ],
         ),
@@ -444,6 +446,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         (["advise", "--help"], ["--save-seconds S", "--mtbf-hours H", "Young (1974) and Daly (2006)"]),
         (["certify", "--help"], ["--script", "--stop", "--json", "training.threads=2", "an empty folder", "seed it"]),
         (["crash-test", "--help"], ["--script", "--max-points", "--json", "def recover(directory)"]),
+        (["consolidate", "--help"], ["DIR", "-o OUT", "without torchrun", "Every byte of the folder is checked first"]),
         (["lab", "--help"], ["outputs/my-notebooks", "--reset", "moved aside"]),
         (["progress", "--help"], ["the questions of the lessons"]),
     ]:
