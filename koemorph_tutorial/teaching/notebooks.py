@@ -40,7 +40,7 @@ _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # What would change how a cell shows things, and is the business of whoever builds.
 _NOT_FOR_LESSONS = (
     *("COLUMNS", "FORCE_COLOR", "JUPYTER_COLUMNS", "MPLBACKEND", "NO_COLOR", "PYTHONWARNINGS"),
-    PROJECT_VARIABLE,  # progress is that of the project which the kernel starts in
+    PROJECT_VARIABLE,
 )
 
 
@@ -77,7 +77,7 @@ def put(notebook: NotebookNode, target: Path) -> None:
 def execute(notebook: NotebookNode, source: Path, *, folder: Path | None = None) -> None:
     """Run all cells in a fresh kernel of this Python, whatever kernels are registered on this machine.
 
-    It starts in `folder`, that of the lesson `source` if there is none. Outside of the project no progress is kept.
+    It starts in `folder`, whose project's progress it shows; without one in that of the lesson `source`, with none.
 
     Raises:
         LabError: a cell failed; it is named.
@@ -94,6 +94,8 @@ def execute(notebook: NotebookNode, source: Path, *, folder: Path | None = None)
     with tempfile.TemporaryDirectory() as no_profile:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_LESSONS}
         environment["IPYTHONDIR"] = no_profile
+        if folder is None:  # what whoever builds has answered is no part of it either
+            environment[PROJECT_VARIABLE] = no_profile
         with client.setup_kernel(cleanup_kc=True, cwd=str(folder or source.parent), env=environment):
             for index, cell in enumerate(notebook.cells):
                 try:
