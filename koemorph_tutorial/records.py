@@ -363,6 +363,8 @@ def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     >>> plain_metrics({"loss": 1})
     {'loss': 1.0}
     """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics: expected numbers by name, as {{'loss': 0.5}}, found {type(metrics).__name__}")
     plain = {}
     for name, value in metrics.items():
         try:

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 10 · Four ordeals and a diploma
 #
-# **Promise:** after this lesson a training loop of your own has been killed, warned, left without room and given a damaged file, and came back from all four.
+# **Promise:** after this lesson a training loop of your own has been killed, warned, left without room and given a damaged file, and has come back from all four.
 #
 # You will be able to
 # - put a training loop through an examination;
@@ -152,7 +152,7 @@ show(*comebacks.comebacks(second))
 # %% [markdown]
 # What is left is the price. A sudden kill takes what came since the last save (5 batches), a full disk the epoch that found no room (10). The wrong bit was noticed: [the manager](../koemorph_tutorial/manager.py) fell back to the epoch before (15). The warning costs nothing.
 #
-# Four moments are not all moments, and a network is not all of a run. **The proof** is again the certificate: killed at three other places, all that is saved compared.
+# Four moments are not all moments, and a network is not all of a run. **The proof** is again the certificate: killed three more times, all that is saved compared.
 
 # %%
 print(second.certificate, *second.certificate.trials, sep="\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koemorph_tutorial.teaching import examination
+from koemorph_tutorial.teaching import diploma, examination
 from koemorph_tutorial.teaching.exercises.manager import LOOP, OBJECTS, WATCHED
 
 from .test_answers import said_to
@@ -46,7 +46,14 @@ def test_every_right_dict_passes(lines: tuple[str, ...], capsys: pytest.CaptureF
         ("return {'seed': 3}", "the manager refuses it: "),
         ("return {'model': run.model, 'lr': 0.01}", "the manager refuses it: "),
         (f"return {FIVE}, 'loader': run.loader}}", "`run.loader` is a plain DataLoader"),
-        ("return {'model': run.model}", "The network came back to the last bit, and its average did not"),
+        # Of several that are missing one is named, and what is said of it is true without the others as well.
+        ("return {'model': run.model}", "It came back and went another way: AdamW had lost its memory"),
+        ("return {'model': run.model, 'o': run.optimizer}", "Stopped after 3 of 10 batches it began the epoch again"),
+        ("return {'model': run.model, 'o': run.optimizer, 'l': loader}", "This epoch was right."),
+        (
+            f"import torch\n    return {FIVE}, 'loader': loader, 'rng': {{'torch': torch.get_rng_state()}}}}",
+            "Among them is a state of this moment.",
+        ),
     ],
 )
 def test_what_is_said_of_other_dicts_is_true(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,9 +96,113 @@ def test_other_right_loops_pass(changes: tuple[tuple[str, str], ...], capsys: py
     assert "10.4: passed" in said_to("10.4", loop(*changes), capsys)
 
 
+BY_HAND = """\
+import hashlib
+import io
+import os
+import signal
+
+import torch
+
+from koemorph_tutorial import ResumableLoader
+from koemorph_tutorial.rng import capture_rng, restore_rng
+from koemorph_tutorial.teaching import examination
+
+
+def train(folder):
+    run = examination.Run(average=True)
+    loader = ResumableLoader(run.loader)
+    parts = {"model": run.model, "average": run.average, "optimizer": run.optimizer, "scheduler": run.scheduler}
+    parts["loader"] = loader
+    warned = []
+    signal.signal(signal.SIGTERM, lambda *_: warned.append(True))
+    last, before = folder / "last_model.pth", folder / "before.pth"
+
+    def save(epoch):
+        buffer = io.BytesIO()
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**state, "epoch": epoch, "rng": capture_rng()}, buffer)
+        data = buffer.getvalue()
+        new = folder / "new.tmp"
+        with open(new, "wb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            before.unlink(missing_ok=True)
+            os.link(last, before)
+        os.replace(new, last)
+
+    start = 0
+    for path in (last, before):
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            state = torch.load(io.BytesIO(data[32:]))
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            restore_rng(state["rng"])
+            start = state["epoch"]
+            break
+    for epoch in range(start, examination.EPOCHS):
+        for batch in loader:
+            run.step(batch)
+            run.average.update_parameters(run.model)
+            if warned:
+                save(epoch)
+                raise SystemExit(3)
+        loader.end_epoch()
+        run.scheduler.step()
+        run.validate(run.average)
+        save(epoch + 1)
+"""
+
+
+def test_a_right_loop_by_hand_passes_and_is_not_called_certified(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole files, checksums, a file to fall back to, an ear for SIGTERM: who can do that needs no manager."""
+    monkeypatch.setattr(examination, "_graduate", None)
+    assert "10.4: passed" in said_to("10.4", BY_HAND, capsys)
+    graduate = examination.graduate()
+    assert graduate is not None
+    assert graduate.passed
+    assert diploma.draw(graduate)[1].endswith("not one bit differs; without a certificate.")
+
+
+def test_one_by_hand_without_checksums_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    source = BY_HAND.replace("if hashlib.sha256(data[32:]).digest() == data[:32]:", "if data:")
+    assert "It saves by hand, and did not get through all four" in said_to("10.4", source, capsys)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ((("save_freq=1)", "save_freq=5)"),), "it cost more batches than it need: not every epoch was saved."),
+        (
+            (
+                ("                checkpoints.step()\n", ""),
+                ("run.scheduler.step()", "checkpoints.step()\n            run.scheduler.step()"),
+            ),
+            "only a call of `checkpoints.step()` after each batch can act on it",
+        ),
+        (
+            (("for batch in loader", "loader = ResumableLoader(run.loader)\n            for batch in loader"),),
+            "or from a second `ResumableLoader`",
+        ),
+        (
+            (
+                (
+                    "    with CheckpointManager",
+                    "    import copy\n    mine = copy.deepcopy(run.average)\n    with CheckpointManager",
+                ),
+                ("run.average.update_parameters", "mine.update_parameters"),
+            ),
+            "so its average is that of other networks, or of none",
+        ),
+        (
+            (("checkpoints.step()", "run.scheduler.step()\n                checkpoints.step()"),),
+            "`run.scheduler.step()` no longer comes once in an epoch",
+        ),
         (
             (("with CheckpointManager", "raise ValueError('no data')\n    with CheckpointManager"),),
             "it fails though nothing happens to it: ValueError: no data",
@@ -162,6 +273,12 @@ def test_a_part_of_ones_own_is_as_good_as_the_running_mean(capsys: pytest.Captur
     [
         ("checkpoints.poll()", "checkpoints.step()", "it fails though nothing happens to it: RuntimeError: step: "),
         ("examination.EPOCHS", "2", "it trains 20 batches of its run, expected 60"),
+        ("run.loss(part)", "0.0", "it validates 0 parts, expected 24 (counted by `run.loss`)"),
+        (
+            "checkpoints.poll()",
+            "if checkpoints.stop_requested: checkpoints.save({'loss': mean(parts)})",
+            "SIGTERM in the validation: it ended with another network",
+        ),
         (
             "checkpoints.poll()",
             "if checkpoints.stop_requested: raise SystemExit(3)",

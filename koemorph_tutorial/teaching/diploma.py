@@ -216,10 +216,12 @@ def _foot(ax: Axes, examined: Examination, *, dated: bool) -> None:
         trials = certificate.trials
         moments, batches = sum(t.moments for t in trials), sum(t.batches for t in trials)
         lines = [
-            f"Certified: killed at {len(trials)} other moments, and {batches} batches and {moments} states compared,",
+            f"Certified: killed {len(trials)} more times, and {batches} batches and {moments} states compared,",
             f"{', '.join(name for name in certificate.components if '.' not in name and ' ' not in name)}:",
             "bitwise equal.",
         ]
+    elif examined.passed:
+        lines = ["Without a certificate: that is for a loop with a manager, which tells what is saved."]
     else:
         lines = ["Not certified: a certificate is given once all ordeals are survived."]
     ax.text(2.3, 1.27, lines[0], fontsize=10.5, va="center")

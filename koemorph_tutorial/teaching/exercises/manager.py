@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.teaching.lessons import (
@@ -72,6 +73,8 @@ PREDICTION = Choice(
 # ------------------------------------------------------------------------------------------------ 10.3
 
 _PARTS = ("model", "average", "optimizer", "scheduler", "loader")
+# Of several that are missing one is named, whose sentence stays true without the others.
+_NAMED_FIRST = ("model", "optimizer", "loader", "scheduler", "average")
 
 
 def _given(objects_of: Any, run: Any, loader: Any) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def _examine_objects(objects_of: Any) -> None:
     found = _rest(fresh, loader_again, iter(loader_again), left)
     if all(torch.equal(expected[name], found[name]) for name in expected):
         return
-    parts = {**{name: getattr(run, name) for name in _PARTS}, "loader": loader}
+    parts = {name: loader if name == "loader" else getattr(run, name) for name in _NAMED_FIRST}
     missing = [name for name, part in parts.items() if not any(item is part for item in given.values())]
     if len(missing) == len(_PARTS):
         raise WrongAnswerError("none of the five parts is in it: it came back as it began")
@@ -205,8 +208,8 @@ OBJECTS = Exercise(
             example=_all_but("loader").replace("}", ', "loader": run.loader}'),
         ),
         "states": Misconception(
-            says="These are the states of this moment. What saves wants the parts themselves, and asks each for its "
-            "`state_dict()` whenever it saves.",
+            says="Among them is a state of this moment. What saves wants the parts themselves, and asks each for its "
+            "`state_dict()` whenever it saves. (Random numbers need no name.)",
             example=_objects("return {name: getattr(run, name).state_dict() for name in " + str(_PARTS[:4]) + "}"),
         ),
         "everything": Misconception(
@@ -238,15 +241,44 @@ def _examine_train(train: Any) -> None:
     if is_untouched(train, _loop_source(*_PLAIN)):
         raise NotAttemptedError
     examined = examination.examine(train, certificate=True)
-    if "iterate the ResumableLoader itself" in examined.problem:
-        raise WrongAnswerError("other loader")
+    calls = [event["what"] for event in examined.seen]
+    if examined.passed and "made" not in calls:
+        examined = replace(examined, problem="")  # there is nobody to certify it, and it is as right as any other
     if examined.problem:
-        raise WrongAnswerError(examined.problem)
+        raise WrongAnswerError(_failure(examined, calls))
     if not examined.passed:
         raise WrongAnswerError(_cause(examined))
-    if "best_model.pth" not in examined.files:
-        raise WrongAnswerError("no best")
+    if int(examined.state["average.n_averaged"]) != examination.TOTAL:
+        raise WrongAnswerError("idle average")
+    if "made" in calls:
+        _check_end_of_epoch(examined)
+        if "best_model.pth" not in examined.files:
+            raise WrongAnswerError("no best" if examined.metrics else "no save")
     examination.graduate(examined)
+
+
+def _failure(examined: Examination, calls: list[str]) -> str:
+    """Return the misconception behind a loop that fails, or is another one, though nothing happens to it."""
+    if "iterate the ResumableLoader itself" in examined.problem:
+        return "other loader"
+    if "this iteration ended with its epoch" in examined.problem:
+        return "save each batch"
+    if calls[-1:] == ["save"] and "'items'" in examined.problem:
+        return "bare loss"
+    return examined.problem
+
+
+def _check_end_of_epoch(examined: Examination) -> None:
+    """See that the schedule went on once in each epoch, before the save.
+
+    Raises:
+        WrongAnswerError: not at all, another time, or after the save.
+    """
+    from koemorph_tutorial.teaching.examination import EPOCHS
+
+    rates = [event["rates"] for event in examined.seen if event["what"] == "save"]
+    if rates and rates[-1] != EPOCHS:
+        raise WrongAnswerError("early save" if rates[-1] == EPOCHS - 1 else "no schedule")
 
 
 def _cause(examined: Examination) -> str:
@@ -260,20 +292,24 @@ def _cause(examined: Examination) -> str:
     if not made[-1]["here"]:
         return "elsewhere"
     given = set(made[-1]["given"].values())
-    for part in _PARTS:
+    for part in ("model", "optimizer", "scheduler", "average", "loader"):  # as in _NAMED_FIRST
         if part not in given:
             return part
+    worst = next(outcome for outcome in examined.outcomes if not outcome.survived)
+    warned = worst.ordeal.name == "SIGTERM" and not worst.error  # and the kill is survived
     if "epochs" not in calls:
-        return "own count"
-    if "step" not in calls:
+        return "own range" if warned and worst.is_equal else "own count"
+    if "step" not in calls or (warned and worst.again > 0 and calls.count("step") < BATCHES):
         return "no step"
     if calls.index("step") < calls.index("batch"):
         return "early step"
     if _first(examined, "save")["rates"] == 0:
         return "early save"
-    worst = next(outcome for outcome in examined.outcomes if not outcome.survived)
-    if worst.ordeal.name == "kill -9" and worst.is_equal and worst.again > BATCHES:
+    if not warned and worst.is_equal and worst.same_metrics and worst.again > worst.ordeal.may_cost:
         return "seldom"
+    others = [outcome for outcome in examined.outcomes if outcome is not worst]
+    if warned and not worst.is_equal and worst.again == 0 and all(outcome.survived for outcome in others):
+        return "late average"
     return _told(examined, worst)
 
 
@@ -285,7 +321,8 @@ def _told(examined: Examination, worst: Outcome) -> str:
     """Say what came of an ordeal, or why there is no certificate."""
     if examined.certificate is not None:
         return f"The ordeals are survived, the certificate is not given: {examined.certificate}"
-    where = f"{worst.ordeal.name} ({_LAST_SENTENCE.get(worst.ordeal.name, 'in the validation')})"
+    said = _LAST_SENTENCE.get(worst.ordeal.name)
+    where = f"{worst.ordeal.name} ({said})" if said else worst.ordeal.name
     if worst.error:
         return f"{where}: it could not be started again: {printable(worst.error, 300)}"
     if not worst.is_equal:
@@ -404,8 +441,8 @@ LOOP = Exercise(
             "not wait.",
         ),
         "other loader": Misconception(
-            says="It reads from `run.loader`, and the manager counts by the `ResumableLoader`, from which nothing was "
-            "read. `for batch in loader:`, the one among the objects.",
+            says="It reads from `run.loader`, or from a second `ResumableLoader`. The manager counts by the one among "
+            "the objects, from which nothing was read: `for batch in loader:`, that one.",
             example=_managed(batches="run.loader"),
         ),
         "own count": Misconception(
@@ -420,6 +457,13 @@ LOOP = Exercise(
                 ),
             ),
         ),
+        "own range": Misconception(
+            says="It goes on in the right epoch, and SIGTERM cost batches: only where `checkpoints.epochs` drives the "
+            "loop does the manager listen to the warning, and save inside an epoch.",
+            example=_managed(
+                epochs="range(checkpoints.position.epoch, examination.EPOCHS)", before=("checkpoints.resume()",)
+            ),
+        ),
         "no step": Misconception(
             says="Nothing is different, but SIGTERM cost batches: the warning was heard, and only a call of "
             "`checkpoints.step()` after each batch can act on it before the epoch ends. The kill came first.",
@@ -432,6 +476,40 @@ LOOP = Exercise(
                 each_batch=("checkpoints.step()", "run.step(batch)", "run.average.update_parameters(run.model)")
             ),
         ),
+        "late average": Misconception(
+            says="Only SIGTERM, which saves inside an epoch, ended with other numbers. Something of a batch happens "
+            "after `checkpoints.step()`, or is kept in a variable: the file says that this batch is done, and its "
+            "`update_parameters` was still to come. `step` is the last line of a batch.",
+            example=_managed(
+                each_batch=("run.step(batch)", "checkpoints.step()", "run.average.update_parameters(run.model)")
+            ),
+        ),
+        "save each batch": Misconception(
+            says="`checkpoints.save` ends an epoch, and here it is called while batches are left. Inside an epoch "
+            "`checkpoints.step()` is enough: it saves when there is a reason. `save` comes once, behind the batches.",
+            example=_managed(
+                each_batch=(
+                    "run.step(batch)",
+                    "run.average.update_parameters(run.model)",
+                    "checkpoints.step()",
+                    "checkpoints.save({})",
+                )
+            ),
+        ),
+        "bare loss": Misconception(
+            says='`save` was given a bare number. It wants the metrics by their names: `save({"loss": loss})`.',
+            example=_managed(end=("run.scheduler.step()", "checkpoints.save(run.validate(run.average))")),
+        ),
+        "idle average": Misconception(
+            says="All four survived, by another training: `run.average.update_parameters(run.model)` no longer comes "
+            "after each batch, so its average is that of other networks, or of none.",
+            example=_managed(each_batch=("run.step(batch)", "checkpoints.step()")),
+        ),
+        "no schedule": Misconception(
+            says="It comes back, as another training: `run.scheduler.step()` no longer comes once in an epoch, so the "
+            "learning rate goes another way.",
+            example=_managed(end=('checkpoints.save({"loss": run.validate(run.average)})',)),
+        ),
         "early save": Misconception(
             says="It ended with another network: `checkpoints.save` comes before `run.scheduler.step()`. So the file "
             "holds the learning rate of the epoch that is over, and the next one is trained with it. Save last.",
@@ -440,9 +518,14 @@ LOOP = Exercise(
             ),
         ),
         "seldom": Misconception(
-            says="Nothing is different, but the kill cost more than an epoch: not every epoch was saved. "
+            says="Nothing is different, but it cost more batches than it need: not every epoch was saved. "
             "`save_freq=1` saves each of these short ones (lesson 05 knows what that costs).",
             example=_managed(settings="save_freq=100", end=("run.scheduler.step()", "checkpoints.save({})")),
+        ),
+        "no save": Misconception(
+            says="All four survived: `epochs` saves each epoch also where nobody calls `save`. But no loss was handed "
+            'over, so there is no `best_model.pth`: `checkpoints.save({"loss": loss})`, at the end of each epoch.',
+            example=_managed(end=("run.scheduler.step()", "loss = run.validate(run.average)")),
         ),
         "no best": Misconception(
             says="All four survived, and no `best_model.pth`: the manager watches the metric `loss`, and was given "
@@ -455,8 +538,8 @@ LOOP = Exercise(
     "ask for `save_freq=1`.",
     solution=_managed(),
     why="Killed, warned, out of room, and with a wrong bit in its newest file, your loop ended each time with the "
-    "network of the run that nobody disturbed, and its average, to the last bit; and it is certified. Run the next "
-    "cells.",
+    "network of the run that nobody disturbed, and its average, to the last bit. One with a manager is certified as "
+    "well: the diploma says it. Run the next cells.",
 )
 
 
@@ -465,6 +548,7 @@ LOOP = Exercise(
 
 def _examine_watching(train: Any) -> None:
     from koemorph_tutorial.teaching import examination
+    from koemorph_tutorial.teaching.proctor import PARTS
 
     if is_untouched(train, _watching_source()):
         raise NotAttemptedError
@@ -474,16 +558,20 @@ def _examine_watching(train: Any) -> None:
         raise WrongAnswerError(examined.problem)
     if "train_loss" not in examined.metrics:
         raise WrongAnswerError("no train_loss")
+    calls = [event["what"] for event in examined.seen]
+    parts, expected = calls.count("part"), examination.EPOCHS * PARTS
+    if parts != expected:
+        raise WrongAnswerError(f"it validates {parts} parts, expected {expected} (counted by `run.loss`)")
     if examined.passed:
+        _check_end_of_epoch(examined)
         return
     inside, watching = examined.outcomes
     if inside.is_equal and not inside.same_metrics:
         raise WrongAnswerError("half mean")
     if inside.survived and watching.is_equal and watching.again > 0:
-        polls = "poll" in [event["what"] for event in examined.seen]
-        raise WrongAnswerError("late poll" if polls else "no poll")
+        raise WrongAnswerError("late poll" if "poll" in calls else "no poll")
     if inside.survived and watching.is_equal:
-        raise WrongAnswerError("half validation")
+        raise WrongAnswerError("early take" if "poll" in calls else "half validation")
     if inside.survived and not watching.error and (_first(examined, "poll")["rates"] or 0) > 0:
         raise WrongAnswerError("early schedule")
     raise WrongAnswerError(_told(examined, inside if not inside.survived else watching))
@@ -535,9 +623,9 @@ WATCHED = Exercise(
     examine=_examine_watching,
     misconceptions={
         "half mean": Misconception(
-            says="Warned inside an epoch it lost no batch, and saved another `train_loss`: after the resume `losses` "
-            "holds the rest of the epoch's batches only. What a loop keeps in a variable is forgotten. A `RunningMean` "
-            "(`add(value, count=1)`, `take()`) has a state: put one among the objects.",
+            says="Warned inside an epoch it lost no batch, and saved another `train_loss`: after the resume it is that "
+            "of the rest of the epoch. What a loop keeps in a variable, or begins anew in each epoch, is forgotten. A "
+            "`RunningMean` (`add(value, count=1)`, `take()`) has a state: put one among the objects, and keep it.",
             example=_watching_source(_LOCAL, (*_POLLED, _SCHEDULE)),
         ),
         "no poll": Misconception(
@@ -555,6 +643,28 @@ WATCHED = Exercise(
             "epoch once more, `run.scheduler.step()` included, and that had been done before the save. Step it after "
             "the validation.",
             example=_watching_source(_KEPT, (_SCHEDULE, *_POLLED)),
+        ),
+        "early take": Misconception(
+            says="Warned in the validation it came back with another number: what comes back goes through the end of "
+            "the epoch once more, with no batch left, and `train_loss` had been taken before the save. Take it after "
+            "the validation.",
+            example=_watching_source(
+                _KEPT,
+                ("train = train_loss.take()", *_POLLED, _SCHEDULE),
+                'checkpoints.save({"loss": mean(parts), "train_loss": train})',
+            ),
+        ),
+        "early save": Misconception(
+            says="Both warnings cost nothing. A kill would: `checkpoints.save` comes before `run.scheduler.step()`, so "
+            "the file holds the learning rate of the epoch that is over. Save last.",
+            example=_watching_source(
+                _KEPT, _POLLED, 'checkpoints.save({"loss": mean(parts), "train_loss": train_loss.take()})'
+            )
+            + f"            {_SCHEDULE}\n",
+        ),
+        "no schedule": Misconception(
+            says="It comes back, as another training: `run.scheduler.step()` no longer comes once in an epoch.",
+            example=_watching_source(_KEPT, _POLLED),
         ),
         "half validation": Misconception(
             says="It left the validation when it was warned, and saved the mean of half of it as the loss of the "
