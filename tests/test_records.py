@@ -462,3 +462,9 @@ def test_a_metric_that_is_no_number_is_named(value: Any, found: str) -> None:
     with pytest.raises(TypeError) as caught:
         plain_metrics({"mae": 1.0, "loss": value})
     assert f"metrics['loss']: expected one number, found {found}" == str(caught.value)
+
+
+def test_a_bare_number_is_told_that_metrics_have_names() -> None:
+    """`save(loss)` for `save({"loss": loss})`."""
+    with pytest.raises(TypeError, match=r"^metrics: expected numbers by name, as {'loss': 0.5}, found float$"):
+        plain_metrics(0.5)  # type: ignore[arg-type]
