@@ -26,7 +26,6 @@ from .loading import ResumableLoader
 from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
-from .provenance import world_size
 from .ranks import Ranks, Wish, as_of, gather_parts
 from .records import (
     LAST_NAME,
@@ -394,7 +393,7 @@ class CheckpointManager:
         Raises:
             CheckpointWriteError: what went wrong with a save in the background, unless it was raised already.
         """
-        if self._commits.is_saving:  # it is `on_saved` that asks
+        if self._commits.is_saving or self._ranks.is_calling:  # it is `on_saved` that asks
             return self._commits.saved
         self._meet("wait")
 
@@ -454,22 +453,26 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lost = isinstance(error, RuntimeError) and not isinstance(error, RankError) and self._ranks.is_one_lost()
+        apart = isinstance(error, RuntimeError) and not isinstance(error, RankError)
+        others = self._ranks.look() if error is not None and (apart or self._is_to_finish(clean=False)) else "here"
         try:
-            self._close(clean=error is None)
+            self._close(clean=error is None, finish=others == "here")
         except Exception as failure:
             if error is None:
                 raise
             if str(failure) != str(error):  # a full disk is said once
                 logger.error("%s", failure)  # the exception that is under way must not be hidden by it
-        if lost:  # a collective of the training's own has said so, in many lines
+        if apart and others == "gone":  # a collective of the training's own has said so, in many lines
             raise self._ranks.lost() from None
 
-    def _close(self, *, clean: bool) -> None:
+    def _is_to_finish(self, *, clean: bool) -> bool:
+        return self._error is None and self._unfinished and self._progress.ended and (self._driven or clean)
+
+    def _close(self, *, clean: bool, finish: bool = True) -> None:
         if self._tenancy.left:
             return
         try:
-            if self._error is None and self._unfinished and (self._driven or clean):
+            if finish and self._is_to_finish(clean=clean):
                 self._finish()
         finally:
             self._tenancy.leave()
@@ -484,6 +487,7 @@ class CheckpointManager:
         """Give the epoch that ended last its numbered file, if it ended and has none."""
         if not self._progress.ended or self._commits.run is None or self.position.epoch == 0:
             return
+        self._ranks.meet("the end of the epochs", self.position)
         ended = self.position.epoch - 1
 
         def decide_on_it() -> Decision | None:
@@ -631,11 +635,6 @@ class CheckpointManager:
 
     def _meet(self, call: str, wish: Wish = Wish.NOTHING, *, epoch: int | None = None) -> Wish:
         """Meet the other ranks, of which each may have been asked for a stop."""
-        if world_size() != self._ranks.size:
-            raise RuntimeError(
-                f"CheckpointManager: it was made for {self._ranks.size} ranks, and {world_size()} are here now; make "
-                "it after init_process_group, and leave it before destroy_process_group"
-            )
         place = self.position if epoch is None else replace(self.position, epoch=epoch)
         wish |= Wish.STOP if self.stop_requested else Wish.NOTHING
         lost: CheckpointError | None = None
@@ -657,17 +656,26 @@ class CheckpointManager:
     def _of_first(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return rank 0's metrics: one epoch has one loss."""
         given = self._ranks.exchange(metrics)
-        other = next((rank for rank, each in enumerate(given) if each != given[0]), 0)
-        if other and self._ranks.is_first and not self._warned_of_metrics:
+        first = given[0]
+        # One that gives none has not validated. As texts: no NaN is equal to another.
+        apart = (
+            (rank, name)
+            for rank, each in enumerate(given)
+            for name in each
+            if repr(each[name]) != repr(first.get(name))
+        )
+        rank, name = next(apart, (0, ""))
+        if rank and self._ranks.is_first and not self._warned_of_metrics:
             self._warned_of_metrics = True
             logger.warning(
-                "save: rank 0 has the metrics %s, rank %d %s: those of rank 0 are used; average them over the ranks "
-                "where each validates its share",
-                given[0],
-                other,
-                given[other],
+                "save: rank 0 has %s %s, rank %d %s: what rank 0 has is used; average it over the ranks where each "
+                "validates its share",
+                name,
+                first.get(name, "not at all"),
+                rank,
+                given[rank][name],
             )
-        return given[0]
+        return first
 
     def _follow(self) -> None:
         """Have every rank know what is on the disk."""

@@ -8,11 +8,15 @@ say. So two ranks that are not at the same place learn it at once, where a colle
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntFlag
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -25,10 +29,13 @@ from .records import Position, RankError, RankLost, state_key
 from .rng import capture_rng, prepare_rng
 from .state import Objects, state_of
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CALLS = ("resume", "epochs", "step", "save", "wait", "the end of the epochs", "close", "save_sharded", "load_sharded")
-_PATIENCE = timedelta(seconds=5)  # for one that may be gone
+_PATIENCE = 5.0  # seconds, for one that may be gone
+_GLANCE = timedelta(seconds=1)  # after so long Python has its turn, for Ctrl-C and the like, and the wait goes on
+_LONG = 60.0  # seconds of waiting after which it is said, once for each call
 
 
 class Wish(IntFlag):
@@ -55,8 +62,11 @@ class Ranks:
         self._saved = saved
         self.size = world_size()
         self.rank = distributed.get_rank() if self.size > 1 else 0
-        self._group = distributed.new_group(backend="gloo") if self.size > 1 else None
-        self._call, self._place = 0, Position()
+        self._call, self._place, self._turn = 0, Position(), 0
+        self._said: set[str] = set()
+        self.is_calling = False  # a function of this rank's own, while the others wait for what it returns
+        with self._patience("CheckpointManager(...)"):
+            self._group = distributed.new_group(backend="gloo") if self.size > 1 else None
 
     @property
     def many(self) -> bool:
@@ -72,9 +82,13 @@ class Ranks:
         """Wait until every rank has come to `call` at `place`; return what any of them wishes.
 
         Raises:
-            RankError: one of them came to another call, or is at another place.
+            RankError: one of them came to another call, or is at another place. RuntimeError: there are more or fewer
+                of them now; or this comes from a function that the others wait for.
         """
-        self._call, self._place = _CALLS.index(call), place
+        self._check_size()
+        if self.is_calling:
+            raise RuntimeError(f"on_saved: the other ranks wait for it, and take no {call} from there")
+        self._call, self._place, self._turn = _CALLS.index(call), place, 0
         if not self.many:
             return wish
         return self._collect(wish, None)[0]
@@ -92,12 +106,12 @@ class Ranks:
         if not self.many:
             return [function()]
         own: BaseException | None = None
-        answer: tuple[bool, Any]
         try:
-            answer = (True, function())
+            with self._calling():
+                sent = pickle.dumps((True, function()))
         except Exception as error:
-            own, answer = error, (False, _sendable(error))
-        answers = self._collect(Wish.NOTHING, pickle.dumps(answer))[1]
+            own, sent = error, pickle.dumps((False, _sendable(error)))
+        answers = self._collect(Wish.NOTHING, sent)[1]
         if own is not None:
             raise own
         for rank, (succeeded, value) in enumerate(answers):
@@ -113,7 +127,8 @@ class Ranks:
         sent = None
         if self.is_first:
             try:
-                result = function()
+                with self._calling():
+                    result = function()
                 sent = pickle.dumps((True, result))
             except Exception as error:
                 own, sent = error, pickle.dumps((False, _sendable(error)))
@@ -124,15 +139,27 @@ class Ranks:
             raise value
         return result if self.is_first else value
 
-    def is_one_lost(self) -> bool:
-        """Say whether another rank has ended; where one is only somewhere else, this takes some seconds."""
+    def look(self) -> Literal["here", "gone", "elsewhere"]:
+        """Say whether all the others ask this as well, or one has ended, or none of both comes out in some seconds.
+
+        Whoever asks is about to leave: after "elsewhere" nothing more can be agreed on.
+        """
         if not self.many:
-            return False
+            return "here"
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent, got = torch.zeros(1, device="cpu"), torch.zeros(self.size, 1, device="cpu")
+        deadline = time.monotonic() + _PATIENCE
         try:
-            distributed.monitored_barrier(self._group, timeout=_PATIENCE)
+            self._check_size()
+            # Not monitored_barrier, in which all but rank 0 wait for half an hour, whatever they are told.
+            works = [distributed.irecv(got[rank], group=self._group, group_src=rank) for rank in others]
+            works += [distributed.isend(sent, group=self._group, group_dst=rank) for rank in others]
+            for work in works:
+                if work is not None:
+                    work.wait(timedelta(seconds=max(deadline - time.monotonic(), 0.001)))
         except RuntimeError as error:
-            return _is_gone(error)
-        return False
+            return "gone" if _is_gone(error) else "elsewhere"
+        return "here"
 
     def lost(self) -> RankLost:
         """Return how a rank leaves when another one has ended."""
@@ -146,22 +173,72 @@ class Ranks:
         Raises:
             RankError: not all are at the same place, or one did not come in time. RankLost: one of them has ended.
         """
-        place = [self._place.epoch, self._place.batch, self._place.global_step]
+        self._check_size()
+        self._turn += 1  # of what this call exchanges: who has left it by an error is not at the same place
+        place = [self._place.epoch, self._place.batch, self._place.global_step, self._turn]
         own = torch.tensor([self._call, *place, wish, len(sent or b"")], dtype=torch.int64, device="cpu")
         heads = [torch.empty_like(own) for _ in range(self.size)]
-        self._talk(lambda: distributed.all_gather(heads, own, group=self._group))
+        self._talk(lambda: distributed.all_gather(heads, own, group=self._group, async_op=True))
         numbers = [head.tolist() for head in heads]
-        if any(head[:4] != numbers[0][:4] for head in numbers):
+        if any(head[:_WHERE] != numbers[0][:_WHERE] for head in numbers):
             raise RankError(_disagreement(numbers))
-        said = [self._broadcast(rank, sent, head[5]) if head[5] else None for rank, head in enumerate(numbers)]
+        said = [self._broadcast(rank, sent, head[-1]) if head[-1] else None for rank, head in enumerate(numbers)]
         wishes = Wish.NOTHING
         for head in numbers:
-            wishes |= Wish(head[4])
+            wishes |= Wish(head[-2])
         return wishes, said
 
-    def _talk(self, collective: Callable[[], object]) -> None:
+    def _check_size(self) -> None:
+        if world_size() != self.size:
+            raise RuntimeError(
+                f"CheckpointManager: it was made for {self.size} ranks, and {world_size()} are here now; make it after "
+                "init_process_group, and leave it before destroy_process_group"
+            )
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        self.is_calling = True
         try:
-            collective()
+            yield
+        finally:
+            self.is_calling = False
+
+    def _say_that_it_waits(self, where: str) -> None:
+        if where not in self._said:
+            self._said.add(where)
+            logger.warning(
+                "rank %d has waited %g s for another rank in %s: every rank makes the same calls",
+                self.rank,
+                _LONG,
+                where,
+            )
+
+    @contextmanager
+    def _patience(self, where: str) -> Iterator[None]:
+        """Say it where this takes long."""
+        timer = threading.Timer(_LONG, self._say_that_it_waits, [where])
+        timer.daemon = True
+        if self.many:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _talk(self, collective: Callable[[], Any]) -> None:
+        begun = time.monotonic()
+        try:
+            work, done = collective(), False
+            while not done:
+                try:
+                    work.wait(_GLANCE)
+                    done = True
+                except RuntimeError:
+                    if work.is_completed():  # by now, or by an error
+                        work.wait()
+                        done = True
+                    elif time.monotonic() - begun >= _LONG:
+                        self._say_that_it_waits(_CALLS[self._call])
         except RuntimeError as error:
             if _is_gone(error):
                 raise self.lost() from None
@@ -173,8 +250,11 @@ class Ranks:
         data = torch.empty(size, dtype=torch.uint8, device="cpu")
         if rank == self.rank and sent is not None:
             data = torch.frombuffer(bytearray(sent), dtype=torch.uint8)
-        self._talk(lambda: distributed.broadcast(data, group=self._group, group_src=rank))
+        self._talk(lambda: distributed.broadcast(data, group=self._group, group_src=rank, async_op=True))
         return pickle.loads(data.numpy().tobytes())  # from a process of this same training
+
+
+_WHERE = 5  # so many numbers of a head say where a rank is
 
 
 def _place(head: list[int]) -> str:
@@ -182,10 +262,13 @@ def _place(head: list[int]) -> str:
 
 
 def _disagreement(heads: list[list[int]]) -> str:
-    other = next(rank for rank, head in enumerate(heads) if head[:4] != heads[0][:4])
+    other = next(rank for rank, head in enumerate(heads) if head[:_WHERE] != heads[0][:_WHERE])
+    here, there = _place(heads[0]), _place(heads[other])
+    if here == there:
+        there += ", and one of them was interrupted there"
     return (
-        f"the ranks are not at the same place: rank 0 is in {_place(heads[0])}, rank {other} in "
-        f"{_place(heads[other])}; every rank makes the same calls, over as many batches; nothing was saved by this call"
+        f"the ranks are not at the same place: rank 0 is in {here}, rank {other} in {there}; every rank makes the same "
+        "calls, over as many batches; nothing was saved by this call"
     )
 
 
@@ -223,10 +306,19 @@ def parts_of(objects: Objects) -> dict[str, Any]:
 
 
 def gather_parts(ranks: Ranks, objects: Objects) -> list[dict[str, Any]]:
-    """Return of each rank what differs from rank 0's; of that one nothing."""
-    parts = parts_of(objects)
-    digests = {key: digest(part) for key, part in parts.items()}
-    firsts = ranks.exchange(digests)[0]
+    """Return of each rank what differs from rank 0's; of that one nothing.
+
+    Raises:
+        Exception: on all, what the state of an object of one raised.
+    """
+    parts: dict[str, Any] = {}
+
+    def digests_of() -> dict[str, str]:
+        parts.update(parts_of(objects))
+        return {key: digest(part) for key, part in parts.items()}
+
+    every = ranks.each(digests_of)
+    firsts, digests = every[0], every[ranks.rank]
     return ranks.exchange({key: part for key, part in parts.items() if digests[key] != firsts.get(key)})
 
 

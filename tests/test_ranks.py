@@ -27,6 +27,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from koemorph_tutorial import CheckpointManager, ResumableLoader, list_checkpoints, load_checkpoint, validate_checkpoint
+from koemorph_tutorial import ranks as ranks_module
 from koemorph_tutorial.digests import digest, run_digest
 from koemorph_tutorial.ranks import Ranks, Wish, as_of, parts_of
 from koemorph_tutorial.records import (
@@ -164,25 +165,35 @@ def test_one_writes_and_the_others_know(tmp_path: Path, background: bool) -> Non
     assert {"best_model.pth", "last_model.pth", "checkpoint_epoch_000.pth", "checkpoint_epoch_002.pth"} == names
 
 
-def test_metrics_that_differ_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Those of rank 0 are used, and one line says so."""
+def heard(name: str) -> list[str]:
+    """Return a list to which every line goes that this logger says."""
+    log: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: log.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(f"koemorph_tutorial.{name}").addHandler(handler)
+    return log
 
-    def work(rank: int) -> str:
-        log: list[str] = []
-        handler = logging.Handler()
-        handler.emit = lambda record: log.append(record.getMessage())  # type: ignore[method-assign]
-        logging.getLogger("koemorph_tutorial.manager").addHandler(handler)
+
+@pytest.mark.parametrize("others", [{"loss": 2.0, "x": 1.0}, {"loss": float("nan")}, {}])
+def test_metrics_that_differ_are_said_once(tmp_path: Path, others: dict[str, float]) -> None:
+    """Those of rank 0 are used, and one line names one that differs; who has none has not validated, so none is said.
+
+    Nor is a NaN another one than a NaN.
+    """
+    firsts = {"loss": float("nan"), "x": 1.0} if others.get("loss") != 2 else {"loss": 1.0, "x": 1.0}
+
+    def work(rank: int) -> list[str]:
+        log = heard("manager")
         with CheckpointManager(tmp_path / "run", {"model": nn.Linear(1, 1)}) as checkpoints:
-            for epoch in checkpoints.epochs(3):
-                checkpoints.save({"loss": 1.0 - epoch / 10 + rank})
-        return "\n".join(log)
+            for _ in checkpoints.epochs(3):
+                checkpoints.save(others if rank else firsts)
+        return [line for line in log if line.startswith("save: ")]
 
-    said = together(work, tmp_path)
-    assert said[0] == (
-        "save: rank 0 has the metrics {'loss': 1.0}, rank 1 {'loss': 2.0}: those of rank 0 are used; average them over "
-        "the ranks where each validates its share"
+    said = (
+        "save: rank 0 has loss 1.0, rank 1 2.0: what rank 0 has is used; average it over the ranks where each "
+        "validates its share"
     )
-    assert said[1] == ""
+    assert [[said] if others.get("loss") == 2 else [], []] == together(work, tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
@@ -362,6 +373,153 @@ def test_an_exception_of_one_ends_the_other(tmp_path: Path) -> None:
     assert first[0] == "RankLost"
 
 
+LEAVING: dict[str, tuple[type[BaseException], int]] = {
+    "between a save and the next step": (ValueError, 0),
+    "by Ctrl-C there": (KeyboardInterrupt, 0),
+    "by what a lost rank raises as well": (RuntimeError, 10),
+}
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_who_leaves_alone_by_an_error_waits_for_nobody(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other ranks are in `backward` and do not come to finish the run with it: it leaves by its own error, soon."""
+    monkeypatch.setattr(ranks_module, "_PATIENCE", 1.0)
+    kind, place = LEAVING[name]
+
+    def work(rank: int) -> Any:
+        objects, loader = make(rank, 2)
+        begin = time.monotonic()
+        try:
+            with CheckpointManager(tmp_path / "run", objects, save_freq=5) as checkpoints:
+                for epoch in checkpoints.epochs(EPOCHS):
+                    for x, y in loader:
+                        nn.functional.mse_loss(objects["model"](x), y).backward()
+                        checkpoints.step()
+                        if rank == 1 and place == checkpoints.position.global_step:
+                            begin = time.monotonic()
+                            raise kind
+                    checkpoints.save({"loss": 1.0 - epoch / 10})
+                    if rank == 1 and epoch == 1:
+                        begin = time.monotonic()
+                        raise kind
+        except kind:
+            return ["its own", time.monotonic() - begin < 8]
+
+    first, other = together(work, tmp_path)
+    assert ["its own", True] == other
+    assert first[0] == "RankLost"
+
+
+def test_where_all_leave_by_an_error_the_last_epoch_gets_its_file(tmp_path: Path) -> None:
+    """Both raise after a save: they are all here, so it is finished as where one trains alone."""
+
+    def work(rank: int) -> Any:
+        with CheckpointManager(tmp_path / "run", {"model": nn.Linear(1, 1)}, save_freq=5) as checkpoints:
+            for epoch in checkpoints.epochs(3):
+                checkpoints.save({"loss": 1.0})
+                if epoch == 1:
+                    raise ValueError("of the loop's own")
+
+    assert [["ValueError", "of the loop's own"]] * 2 == together(work, tmp_path)
+    assert (tmp_path / "run" / "checkpoint_epoch_001.pth").exists()
+
+
+class Stubborn:
+    """An object whose state cannot be had on rank 1, or cannot be sent from there."""
+
+    def __init__(self, rank: int, kind: str) -> None:
+        self.rank, self.kind = rank, kind
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, or not."""
+        if self.rank and self.kind == "raises":
+            raise KeyError("mine")
+        return {"state": (lambda: 1) if self.rank else 0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
+
+
+@pytest.mark.parametrize("kind", ["raises", "cannot be sent"])
+def test_a_state_that_one_rank_cannot_give_is_said_on_all(tmp_path: Path, kind: str) -> None:
+    """Rank 1 raises its own error, rank 0 one that names rank 1; it does not take the other for ended."""
+
+    def work(rank: int) -> Any:
+        objects = {"model": nn.Linear(1, 1), "own": Stubborn(rank, kind)}
+        with CheckpointManager(tmp_path / "run", objects, save_freq=1) as checkpoints:
+            for _ in checkpoints.epochs(1):
+                checkpoints.save({"loss": 1})
+
+    first, other = together(work, tmp_path)
+    assert "RankError" == first[0]
+    assert first[1] == f"rank 1: {other[1]}"
+    assert ("KeyError" if kind == "raises" else "AttributeError") == other[0]
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_what_is_called_on_a_save_may_wait(tmp_path: Path) -> None:
+    """`wait` in `on_saved`, which rank 0 alone is called with, returns at once; any other call says that it may not."""
+
+    def work(rank: int) -> Any:
+        def ask(done: object) -> None:
+            told.append(checkpoints.wait() is done)
+            with pytest.raises(RuntimeError, match="on_saved: the other ranks wait for it, and take no resume"):
+                checkpoints._meet("resume")
+
+        told: list[bool] = []
+        with CheckpointManager(tmp_path / "run", {"model": nn.Linear(1, 1)}, save_freq=1, on_saved=ask) as checkpoints:
+            for epoch in checkpoints.epochs(2):
+                checkpoints.save({"loss": 1.0 - epoch / 10})
+        return told
+
+    assert [[True, True], []] == together(work, tmp_path)
+
+
+def test_a_long_wait_is_said_once_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 is late for two saves: rank 1 says once that it waits in `save`, and its signals are heard meanwhile."""
+    monkeypatch.setattr(ranks_module, "_LONG", 0.5)
+
+    def work(rank: int) -> Any:
+        log, rang = heard("ranks"), []
+        signal.signal(signal.SIGALRM, lambda *_: rang.append(time.monotonic()))
+        with CheckpointManager(tmp_path / "run", {"model": nn.Linear(1, 1)}) as checkpoints:
+            for _ in checkpoints.epochs(2):
+                if rank:
+                    signal.setitimer(signal.ITIMER_REAL, 0.1)
+                else:
+                    time.sleep(2.5)
+                checkpoints.save({"loss": 1})
+                late = time.monotonic() - rang[-1] if rank else 0
+        return [log, late > 1]
+
+    first, other = together(work, tmp_path)
+    assert [] == first[0]
+    said = "rank 1 has waited 0.5 s for another rank in save: every rank makes the same calls"
+    assert [[said], True] == other
+
+
+def test_a_group_that_is_gone_too_early_is_named(tmp_path: Path) -> None:
+    """destroy_process_group inside the run: one line says where it belongs; an error of the loop's own comes first."""
+
+    def work(rank: int, own: bool) -> Any:
+        with CheckpointManager(tmp_path / f"run-{own}", {"model": nn.Linear(1, 1)}, save_freq=5) as checkpoints:
+            for epoch in checkpoints.epochs(2):
+                checkpoints.save({"loss": 1})
+                if epoch == 1:
+                    distributed.destroy_process_group()
+                    if own:
+                        raise RuntimeError("of the loop's own")
+
+    for kind, words in together(lambda rank: work(rank, False), tmp_path):
+        assert kind == "RuntimeError"
+        assert words.endswith(
+            "2 ranks, and 1 are here now; make it after init_process_group, and leave it before destroy_process_group"
+        )
+    assert [["RuntimeError", "of the loop's own"]] * 2 == together(lambda rank: work(rank, True), tmp_path)
+
+
 def test_an_error_of_all_stays_what_it_is(tmp_path: Path) -> None:
     """Both ranks raise the same RuntimeError: nobody is lost, and the error is not hidden by a line about ranks."""
 
@@ -527,7 +685,7 @@ def test_alone_nothing_is_sent() -> None:
     assert (1, 0, False, True) == (ranks.size, ranks.rank, ranks.many, ranks.is_first)
     assert ranks.each(lambda: 3) == [3]
     assert ranks.meet("save", Position(), Wish.STOP) == Wish.STOP
-    assert not ranks.is_one_lost()
+    assert "here" == ranks.look()
 
 
 def test_of_a_module_only_the_buffers_of_a_rank_replace_those_of_the_file() -> None:
