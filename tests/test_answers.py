@@ -50,7 +50,12 @@ def test_a_stub_left_alone_is_not_attempted_yet(number: str, capsys: pytest.Capt
     assert f"{number}: not attempted yet\n" == capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "name"), MISCONCEPTIONS)
+# Each answer to these two is a training that is killed many times over: half here, all of them by `make proof`.
+EXAMINED = [pair for pair in MISCONCEPTIONS if pair[0] in ("10.4", "10.5")]
+SAMPLED = [pair for pair in MISCONCEPTIONS if pair not in EXAMINED[1::2]]
+
+
+@pytest.mark.parametrize(("number", "name"), SAMPLED)
 def test_every_misconception_gets_its_own_sentence(number: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     exercise = EXERCISES[number]
     said = answered(number, exercise.misconceptions[name].example, capsys)

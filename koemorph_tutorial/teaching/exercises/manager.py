@@ -263,7 +263,7 @@ def _failure(examined: Examination, calls: list[str]) -> str:
         return "other loader"
     if "this iteration ended with its epoch" in examined.problem:
         return "save each batch"
-    if calls[-1:] == ["save"] and "'items'" in examined.problem:
+    if calls[-1:] == ["save"] and "expected numbers by name" in examined.problem:
         return "bare loss"
     return examined.problem
 
