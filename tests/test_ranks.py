@@ -706,8 +706,8 @@ def test_of_a_module_only_the_buffers_of_a_rank_replace_those_of_the_file() -> N
     assert "loader_state_dict" not in other
 
 
-def train_by_two(directory: Path) -> None:
-    """Train two epochs by two processes; this one is rank 0, and the other must end when this one is done."""
+def fork_two(work: Callable[[int], object]) -> None:
+    """Call ``work(rank)`` in two processes of one group; this one is rank 0, and the other must end when it does."""
     with socket.create_server(("127.0.0.1", 0)) as free:  # no file: what is left in the folder for those is counted
         meeting = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     other = os.fork()
@@ -717,11 +717,7 @@ def train_by_two(directory: Path) -> None:
         random.seed(rank)
         np.random.seed(rank)
         torch.manual_seed(rank)
-
-        def say(_: object) -> None:
-            saved(run_digest(load_checkpoint(directory / "last_model.pth")))
-
-        train(rank, directory, epochs=2, on_saved=say)
+        work(rank)
     finally:
         if rank:
             os._exit(0)
@@ -729,6 +725,15 @@ def train_by_two(directory: Path) -> None:
         while os.waitpid(other, os.WNOHANG)[0] == 0:
             assert time.monotonic() < limit, "rank 1 did not end after rank 0"
             time.sleep(0.002)
+
+
+def train_by_two(directory: Path) -> None:
+    """Train two epochs by two processes; each save of rank 0 is told to the crash kit."""
+
+    def say(_: object) -> None:
+        saved(run_digest(load_checkpoint(directory / "last_model.pth")))
+
+    fork_two(lambda rank: train(rank, directory, epochs=2, on_saved=say))
 
 
 def test_rank_0_killed_at_any_operation_loses_nothing() -> None:

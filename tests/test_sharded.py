@@ -9,7 +9,6 @@ import pickle
 import resource
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -50,7 +49,7 @@ from koemorph_tutorial.records import (
 from koemorph_tutorial.sharded import consolidate, load_sharded, newest_sharded, save_sharded
 from koemorph_tutorial.testing import crash_test, saved
 from tests.comparing import difference
-from tests.test_ranks import together
+from tests.test_ranks import fork_two, together
 
 Objects = dict[str, Any]
 
@@ -760,22 +759,8 @@ def train_on(directory: Path) -> None:
 
 
 def train_on_by_two(directory: Path) -> None:
-    """Train as `train_on` by two processes; this one is rank 0, and the other must end when this one does."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meeting = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    other = os.fork()
-    rank = 0 if other else 1
-    try:
-        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-        torch.manual_seed(rank)
-        train_on(directory)
-    finally:
-        if rank:
-            os._exit(0)
-        limit = time.monotonic() + 20
-        while os.waitpid(other, os.WNOHANG)[0] == 0:
-            assert time.monotonic() < limit, "rank 1 did not end after rank 0"
-            time.sleep(0.002)
+    """Train as `train_on` by two processes."""
+    fork_two(lambda rank: train_on(directory))
 
 
 def what_is_there(directory: Path) -> str | None:
