@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from . import archive
 from .cut import Cut, read_cut, remove_cut, write_cut
-from .durable import sync_directory
+from .durable import move_aside, sync_directory
 from .forms import put_in_place
 from .records import (
     BEST_NAME,
@@ -156,27 +155,12 @@ def abandon(found: Found, directory: Path, cut: Cut | None) -> list[str]:
     damaged = list(dict.fromkeys(damaged + [file.path.name for file in bests if is_sound(file) is False]))
     later = [name for name in later if name not in damaged]
     foreign = [name for name in foreign if name not in damaged]
-    if not later and not damaged and not foreign:
+    moved = {kind: names for kind, names in (("damaged", damaged), ("newer", later), ("foreign", foreign)) if names}
+    if not moved:
         return []
-    aside = _move_aside(directory, *damaged, *later, *foreign)
-    moved = {"damaged": damaged, "newer": later, "foreign": foreign}
-    what = [f"{len(names)} {kind}" for kind, names in moved.items() if names]
+    aside = move_aside(directory, *damaged, *later, *foreign)
+    what = [f"{len(names)} {kind}" for kind, names in moved.items()]
     return [f"{' and '.join(what)} checkpoints were moved to {aside.name}/, none was removed"]
-
-
-def _move_aside(directory: Path, *names: str) -> Path:
-    """Move files, durably, to a place of their own; return it."""
-    taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
-    aside = directory / f"abandoned-{max(taken, default=0):03d}"
-    if not aside.is_dir() or os.listdir(aside):  # an empty one is what a kill has left
-        aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
-        aside.mkdir()
-    sync_directory(directory)  # the place is there for good before the first file goes
-    for name in names:
-        os.rename(directory / name, aside / name)
-    sync_directory(aside)
-    sync_directory(directory)
-    return aside
 
 
 def mend_names(
@@ -201,7 +185,7 @@ def mend_names(
     if last is None or last.inode != here.stat().st_ino:
         names.append(LAST_NAME)
         if last is not None and last.line is None:  # written over by the recipe, or the recipe's own: of another run
-            aside = _move_aside(directory, LAST_NAME)
+            aside = move_aside(directory, LAST_NAME)
             notes.append(f"what was {LAST_NAME} is older (epoch {last.epoch}) and was moved to {aside.name}/")
     numbered = numbered_name(found.file.epoch)
     is_there = any(split_codec(name)[0] == numbered for name in here_are)  # plain or compressed
@@ -209,30 +193,26 @@ def mend_names(
         names.append(numbered)
     for name in names:
         put_in_place(here, directory / name)
-        here = (
-            directory / name
-        )  # the same bytes; of a compressed file they were unpacked just now, and need be only once
+        here = directory / name  # the same bytes; those of a compressed file need be unpacked only once
 
     in_place = here_are.get(BEST_NAME)
-    is_it = in_place and _is_end(in_place, best.epoch) and in_place.metrics.get(best.monitor) == best.value
-    if best.value is None or not is_it:
+    if in_place is None or not _holds(in_place, best):
         past = [file for file in here_are.values() if file.saves <= found.file.saves or not home]
         holder, remaining = _best_that_remains([found.file, *past, *_before(origin)], best, found)
         stays = holder is not None and in_place is not None and holder.path.samefile(in_place.path)
         if not stays and (directory / BEST_NAME).exists():  # the best by another measure, or another run's
-            aside = _move_aside(directory, BEST_NAME)
+            aside = move_aside(directory, BEST_NAME)
             names.append(BEST_NAME)
             notes.append(f"what was {BEST_NAME} does not count any more and was moved to {aside.name}/")
         if holder is None and best.value is not None:
             notes.append("no file with the best is left; the next finite value is the best")
         elif holder is not None and not stays:
-            if holder is found.file:
-                put_in_place(here, directory / BEST_NAME)
-            elif holder.path.parent.samefile(directory):
-                put_in_place(holder.path, directory / BEST_NAME)
+            source = here if holder is found.file else holder.path
+            if source.parent.samefile(directory):
+                put_in_place(source, directory / BEST_NAME)
             else:  # stamped as older than anything of this line
-                content = {**load_checkpoint(holder.path), "metrics": dict(holder.metrics)}
-                stamp = {**run, "parent": str(holder.path), "saves": 0}
+                content = {**load_checkpoint(source), "metrics": dict(holder.metrics)}
+                stamp = {**run, "parent": str(source), "saves": 0}
                 save_checkpoint({**content, "run": stamp}, directory / BEST_NAME)
             names.append(BEST_NAME)
             gone = "" if best.value in (None, remaining.value) else f"; what was better, {best}, is in no sound file"
@@ -258,17 +238,20 @@ def _before(origin: str | None) -> list[CheckpointFile]:
         return []
 
 
-def _is_end(file: CheckpointFile, epoch: int | None = None) -> bool:
-    """Say whether a file holds the end of an epoch, of that one if given."""
-    return file.position.epoch == file.epoch + 1 and file.position.batch == 0 and epoch in (None, file.epoch)
+def _is_end(file: CheckpointFile) -> bool:
+    """Say whether a file holds the end of an epoch."""
+    return file.position.epoch == file.epoch + 1 and file.position.batch == 0
+
+
+def _holds(file: CheckpointFile, best: Best) -> bool:
+    return _is_end(file) and file.epoch == best.epoch and file.metrics.get(best.monitor) == best.value
 
 
 def _best_that_remains(files: Iterable[CheckpointFile], best: Best, found: Found) -> tuple[CheckpointFile | None, Best]:
     """Return the sound file that holds `best`, else the best sound one with what it is the best of."""
     ends = [file for file in files if _is_end(file)]
     for file in ends:
-        is_it = file.epoch == best.epoch and file.metrics.get(best.monitor) == best.value
-        if is_it and (file is found.file or is_sound(file)):
+        if _holds(file, best) and (file is found.file or is_sound(file)):
             return file, best
     while True:
         holder, record = None, Best(monitor=best.monitor, mode=best.mode)

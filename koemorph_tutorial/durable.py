@@ -29,9 +29,11 @@ from typing import BinaryIO
 
 from .records import CheckpointError, CheckpointWriteError
 
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+# ENOTSUP and EOPNOTSUPP differ on macOS.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_BLOCK = 1 << 18  # what a core's cache holds
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp", re.DOTALL)
+TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_file(
@@ -53,7 +55,7 @@ def write_file(
 
 
 def _write_file(path: Path, write: Callable[[BinaryIO], object], check: Callable[[BinaryIO], object] | None) -> bool:
-    temporary = _temporary(path)
+    temporary = temporary_of(path)
     try:
         with open(temporary, "xb+") as file:
             _mark_busy(file, fcntl.LOCK_EX)
@@ -79,7 +81,7 @@ def _write_file(path: Path, write: Callable[[BinaryIO], object], check: Callable
 
 def link(source: Path, target: Path) -> None:
     """Give `source` the further name `target` in one step, by hard link, or as a copy where there are no links."""
-    temporary = _temporary(target)
+    temporary = temporary_of(target)
     with open(source, "rb") as file:
         _mark_busy(file, fcntl.LOCK_SH)  # the temporary is a second name of it, so it is busy as well
         try:
@@ -88,21 +90,39 @@ def link(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS or os.path.lexists(temporary):
                 raise
-            write_file(
-                target, lambda copy: shutil.copyfileobj(file, copy, 1 << 20), check=lambda copy: _compare(file, copy)
-            )
+            write_copy(file, target)
         finally:
             # Where target is the same file already, the rename does nothing and leaves the temporary name.
             with suppress(OSError):
                 os.unlink(temporary)
 
 
-def _compare(file: BinaryIO, copy: BinaryIO) -> None:
-    for each in (file, copy):
-        each.seek(0)
-    while data := file.read(1 << 20):
-        if data != copy.read(len(data)):
+def write_copy(source: BinaryIO, target: Path) -> None:
+    """Write what an open file holds to `target`, in one step and compared with it before.
+
+    Raises:
+        OSError: the disk refused, or gave back other bytes; what was there before is as it was.
+    """
+
+    def write(copy: BinaryIO) -> None:
+        source.seek(0)
+        shutil.copyfileobj(source, copy, 1 << 20)
+
+    def check(copy: BinaryIO) -> None:
+        if not same_bytes(source, copy):
             raise OSError(errno.EIO, "the copy is not what was copied")
+
+    write_file(target, write, check=check)
+
+
+def same_bytes(a: BinaryIO, b: BinaryIO) -> bool:
+    """Say whether two open files hold the same bytes, from their beginnings to their ends."""
+    for each in (a, b):
+        each.seek(0)
+    while block := a.read(_BLOCK):
+        if block != b.read(len(block)):
+            return False
+    return not b.read(1)
 
 
 def _mark_busy(file: BinaryIO, kind: int) -> None:
@@ -118,7 +138,7 @@ def sweep(directory: Path) -> None:
     """
     with suppress(OSError):  # whoever needs the listing is told why there is none
         for name in os.listdir(directory):
-            if _TEMPORARY.fullmatch(name):
+            if TEMPORARY.fullmatch(name):
                 _remove_stale(directory / name)
 
 
@@ -144,6 +164,21 @@ def sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def move_aside(directory: Path, *names: str) -> Path:
+    """Move what is called `names` in `directory`, durably, to an ``abandoned-NNN/`` of its own; return that place."""
+    taken = [int(name[10:]) for name in os.listdir(directory) if re.fullmatch(r"abandoned-\d{3,}", name, re.ASCII)]
+    aside = directory / f"abandoned-{max(taken, default=0):03d}"
+    if not aside.is_dir() or os.listdir(aside):  # an empty one is what a kill has left
+        aside = directory / f"abandoned-{max(taken, default=0) + 1:03d}"
+        aside.mkdir()
+    sync_directory(directory)  # the place is there for good before the first one goes
+    for name in names:
+        os.rename(directory / name, aside / name)
+    sync_directory(aside)
+    sync_directory(directory)
+    return aside
 
 
 def prepare_directory(directory: Path) -> list[Path]:
@@ -213,5 +248,6 @@ def refusals_named(path: Path) -> Iterator[None]:
         raise refusal from error
 
 
-def _temporary(target: Path) -> Path:
+def temporary_of(target: Path) -> Path:
+    """Return a new name beside `target`, of the kind that `sweep` takes for a temporary one."""
     return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

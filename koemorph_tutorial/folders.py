@@ -15,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
 import zlib
@@ -26,7 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from .archive import reading
-from .durable import prepare_directory, refusals_named, sync_directory, write_file
+from .durable import (
+    TEMPORARY,
+    prepare_directory,
+    refusals_named,
+    sync_directory,
+    temporary_of,
+    write_file,
+)
 from .records import (
     CheckpointNotFoundError,
     CheckpointWriteError,
@@ -37,7 +43,6 @@ from .records import (
 
 MANIFEST_NAME = "manifest.json"
 _VERSION = 1
-_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp", re.DOTALL)
 _ANOTHER = "use an older folder of the run"
 _BLOCK = 1 << 20
 
@@ -84,7 +89,7 @@ def begin(folder: Path) -> Unfinished:
     newest = next(iter(find_complete(parent)), None)
     with refusals_named(folder):
         while True:
-            path = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            path = temporary_of(folder)
             os.mkdir(path)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(OSError):  # a sweep looks at it, or a file system without locks
@@ -102,7 +107,7 @@ def begin(folder: Path) -> Unfinished:
 
 
 def _check_unused(folder: Path) -> None:
-    if folder.name in ("", "..") or _TEMPORARY.fullmatch(folder.name):
+    if folder.name in ("", "..") or TEMPORARY.fullmatch(folder.name):
         raise UsedDirectoryError(f"{folder}: expected the name of a new folder; name one, for example step_1000")
     if os.path.lexists(folder):
         is_complete = os.path.lexists(folder / MANIFEST_NAME)  # else it would not have got it
@@ -156,7 +161,7 @@ def leave(unfinished: Unfinished) -> None:
 def _sweep(parent: Path) -> None:
     with suppress(OSError):
         for name in os.listdir(parent):
-            if _TEMPORARY.fullmatch(name):
+            if TEMPORARY.fullmatch(name):
                 _remove_stale(parent / name)
 
 
@@ -270,7 +275,7 @@ def find_complete(parent: Path) -> list[tuple[Path, Manifest]]:
         NewerFormatError: a newer version of this library wrote one of them, and an older one is not what to go on from.
     """
     try:
-        names = [name for name in sorted(os.listdir(parent)) if not _TEMPORARY.fullmatch(name)]
+        names = [name for name in sorted(os.listdir(parent)) if not TEMPORARY.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointNotFoundError(f"{parent}: expected a folder of sharded checkpoints, found none") from None
     except OSError as error:

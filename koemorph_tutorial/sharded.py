@@ -26,10 +26,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .digests import digest
 from .distcp import METADATA_NAME, Writer, files_of, read
-from .durable import refusals_named
+from .durable import move_aside, refusals_named
 from .folders import (
     MANIFEST_NAME,
     Manifest,
+    Unfinished,
     begin,
     find_complete,
     finish,
@@ -47,6 +48,7 @@ from .records import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
     MismatchError,
+    NewerFormatError,
     Position,
     RankError,
     RankLost,
@@ -74,8 +76,11 @@ def save_sharded(objects: Objects, folder: PathLike, *, extra: Mapping[str, Any]
     file will say of itself. Before the folder has its name it is called ``.NAME.….tmp``; what a kill leaves of that is
     removed by the next save beside it.
 
+    A damaged checkpoint of that name is moved to ``abandoned-NNN/`` beside it: a run that was resumed from an older one
+    comes to the name again.
+
     Raises:
-        UsedDirectoryError: something of that name is there; it is not touched.
+        UsedDirectoryError: something else of that name is there; it is not touched.
         UnsavableStateError: a state that could not be read back, with its path.
         CheckpointWriteError: the disk of this rank refused; nothing is left of this save, and all before it is there.
         RankError: another rank has failed, with its words; or the ranks do not save the same thing.
@@ -138,7 +143,11 @@ def _build(objects: Objects, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(folder: Path, held: dict[str, Any], tensors: dict[Where, torch.Tensor], ranks: Ranks) -> Path:
-    unfinished = ranks.first(lambda: begin(folder))
+    def make_place() -> Unfinished:
+        _move_damaged(folder)
+        return begin(folder)
+
+    unfinished = ranks.first(make_place)
     path, name = unfinished.path, rank_name(ranks.rank)
     try:
         writer = Writer(nested(tensors), path, first=ranks.is_first)
@@ -167,6 +176,22 @@ def _write(folder: Path, held: dict[str, Any], tensors: dict[Where, torch.Tensor
     finally:
         if ranks.is_first:
             leave(unfinished)
+
+
+def _move_damaged(folder: Path) -> None:
+    """Make way for a save: a run that has gone on from before a damaged checkpoint comes to its name again."""
+    marks = [os.path.lexists(folder / name) for name in (MANIFEST_NAME, METADATA_NAME, rank_name(0))]
+    if folder.is_symlink() or sum(marks) < 2:  # of another program, or of somebody's own
+        return
+    try:
+        manifest = read_manifest(folder)
+        verify(folder, manifest, sorted(manifest.files))
+    except DamagedCheckpointError as error:
+        with refusals_named(folder):
+            aside = move_aside(folder.parent, folder.name)
+        logger.warning("save_sharded: moved to %s/: %s", aside.name, error)
+    except NewerFormatError:  # nobody here knows what it holds, so it stays
+        pass
 
 
 def load_sharded(folder: PathLike, objects: Objects) -> dict[str, Any]:

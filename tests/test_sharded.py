@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -407,6 +408,25 @@ def test_what_is_there_is_refused_and_not_touched(tmp_path: Path) -> None:
     assert {"complete", "empty", "file", "dangling"} == set(os.listdir(tmp_path))
 
 
+@pytest.mark.parametrize("lost", ["__0_0.distcp", ".metadata", "rank_00000.pth", "manifest.json"])
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_run_that_comes_to_a_damaged_name_again_goes_on(
+    tmp_path: Path, lost: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was passed over is moved aside by the save that needs its name, and nothing of it is lost."""
+    save_sharded(make(), tmp_path / "step_1", extra={"epoch": 1})
+    save_sharded(make(), tmp_path / "step_2", extra={"epoch": 2})
+    damage(tmp_path / "step_2" / lost, how)
+    left = {path.name: path.read_bytes() for path in (tmp_path / "step_2").iterdir()}
+    objects = make(seed=1)
+    assert 1 == load_sharded(tmp_path, objects)["epoch"]
+    again = save_sharded(objects, tmp_path / "step_2", extra={"epoch": 2})
+    assert again == newest_sharded(tmp_path)
+    assert f"moved to abandoned-001/: {again}" in caplog.text
+    assert left == {path.name: path.read_bytes() for path in (tmp_path / "abandoned-001" / "step_2").iterdir()}
+    assert 2 == load_sharded(tmp_path, make(seed=2))["epoch"]
+
+
 def test_what_a_kill_has_left_goes_with_the_next_save(tmp_path: Path) -> None:
     """What another process is filling stays, and so do folders of others."""
     import fcntl
@@ -690,25 +710,26 @@ def test_a_full_disk_of_one_rank_reaches_all(run: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
 def test_every_rank_must_be_able_to_write(tmp_path: Path) -> None:
     """Rank 1 may look and not write: both say so, and nothing is left; what is there it can load."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    place = tempfile.TemporaryDirectory()  # tmp_path cannot be entered by another user
+    run = Path(place.name, "run")
+    run.parent.chmod(0o755)
 
     def work(rank: int) -> Any:
         objects = make("fsdp")
-        save_sharded(objects, tmp_path / "run" / "step_1", extra={"epoch": 1})
+        save_sharded(objects, run / "step_1", extra={"epoch": 1})
         if rank:
             os.setgid(65534)
             os.setuid(65534)
         try:
-            save_sharded(objects, tmp_path / "run" / "step_2")
+            save_sharded(objects, run / "step_2")
         except CheckpointError as error:
             said = f"{type(error).__name__}: {error}"
         distributed.barrier()  # rank 0 tidies up
-        return said, load_sharded(tmp_path / "run", objects), sorted(os.listdir(tmp_path / "run"))
+        return said, load_sharded(run, objects), sorted(os.listdir(run))
 
-    first, other = together(work, tmp_path)
-    words = f"{tmp_path / 'run' / 'step_2'}: could not be written: Permission denied; nothing that was there before is"
+    with place:
+        first, other = together(work, tmp_path)
+    words = f"{run / 'step_2'}: could not be written: Permission denied; nothing that was there before is"
     assert other[0].startswith(f"CheckpointWriteError: {words}")
     assert first[0].startswith(f"RankError: rank 1: {words}")
     assert [{"epoch": 1}, ["step_1"]] == first[1:] == other[1:]
