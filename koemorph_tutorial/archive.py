@@ -14,13 +14,13 @@ import stat
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from .compression import codec_of, unpack, unpack_beginning
+from .compression import LEGACY, codec_of, unpack, unpack_beginning
 from .records import (
     SUFFIXES,
     TRY_OLDER,
@@ -31,8 +31,8 @@ from .records import (
     UnsupportedCheckpointError,
     split_codec,
 )
-from .streams import unpack_stream
-from .unpacked import CONTENTS, Content, Unpacked
+from .streams import STARTS, unpack_stream
+from .unpacked import CONTENTS, Content, Unpacked, identity_of
 from .zip_records import (
     cut_short,
     damaged,
@@ -47,14 +47,12 @@ _NEWEST = 10  # version of torch's zip format: kMaxSupportedFileFormatVersion of
 FileKind = Literal["zip", "legacy", "safetensors"]
 
 ZIP_START = b"PK\x03\x04"
-_LEGACY_START = re.compile(rb"\x80[\x02\x03]\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")  # torch.save before 1.6
 _START = 64  # bytes that tell a codec
 _TELLING = 14  # bytes that tell what is in a file
-_BLOCK = 1 << 18  # what a core's cache holds
 
 _OTHER_FILES = (  # how a file, or what is in a compressed one, begins; what it is, what to do
-    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd"),
+    (STARTS["gzip"], "a gzip file", "unpack it with gunzip"),
+    (STARTS["zstd"], "a zstd file", "unpack it with unzstd"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it", "name a file of torch.save"),
     (b"\x89PNG", "a PNG picture", "name a file of torch.save"),
     (b"\x80", "a plain pickle", "name a file of torch.save; to open a pickle is to run what it names"),
@@ -72,24 +70,25 @@ def open_file(path: Path) -> BinaryIO:
         DamagedCheckpointError: a directory, a pipe, an empty file; a compressed one that is not what was written.
         UnsupportedCheckpointError: more in it than the memory holds.
     """
-    file = open_bytes(path)
-    try:
-        with reading(path):
-            codec = codec_of(file.read(_START))
-            file.seek(0)
-            content = None if codec is None else _unpack(file, codec, path)
-    except BaseException:
-        file.close()
-        raise
-    if content is None:
+    with ExitStack() as stack, reading(path):
+        file = stack.enter_context(open_bytes(path))
+        codec = _codec(file)
+        if codec is not None:
+            return cast(BinaryIO, Unpacked(_unpack(file, codec, path)))
+        stack.pop_all()  # it stays open
         return file
-    file.close()
-    return cast(BinaryIO, Unpacked(content))
+
+
+def _codec(file: BinaryIO) -> Codec | None:
+    file.seek(0)
+    codec = codec_of(file.read(_START))
+    file.seek(0)
+    return codec
 
 
 def _unpack(file: BinaryIO, codec: Codec, path: Path) -> Content:
     status = os.fstat(file.fileno())
-    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    identity = identity_of(status)
     content = CONTENTS.get(identity)
     if content is None:
         if codec != "shuffle-zstd":
@@ -115,8 +114,7 @@ def read_beginning(path: Path) -> tuple[bytes, Codec] | None:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_file`, for what the beginning shows.
     """
     with open_bytes(path) as file, reading(path):
-        codec = codec_of(file.read(_START))
-        file.seek(0)
+        codec = _codec(file)
         return None if codec is None else (unpack_beginning(file, codec, path), codec)
 
 
@@ -127,7 +125,7 @@ def codec_of_file(path: Path) -> Codec | None:
         CheckpointNotFoundError, DamagedCheckpointError: as `open_bytes`.
     """
     with open_bytes(path) as file, reading(path):
-        return codec_of(file.read(_START))
+        return _codec(file)
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -212,7 +210,7 @@ def kind_of_file(file: BinaryIO, path: Path) -> FileKind:
 
 def _kind_of_start(start: bytes, size: int | None, path: Path, codec: Codec | None) -> FileKind:
     """Say of which kind a file is that begins so; `size` is that of the whole, None where nobody knows it."""
-    if _LEGACY_START.fullmatch(start):
+    if start in (b"\x80\x02" + LEGACY, b"\x80\x03" + LEGACY):
         return "legacy"
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and (size is None or length < size or path.suffix == ".safetensors"):
@@ -254,7 +252,8 @@ def verify(file: BinaryIO, path: Path) -> None:
             f"{path}: expected checksums, found none (saved with compute_crc32 off?), so whether it is sound cannot be "
             "told; load it with verify=False if you trust it, and save it again"
         )
-    for error in find_damaged(file, path, records):
+    error = next(find_damaged(file, path, records), None)
+    if error is not None:
         raise error
 
 
@@ -274,7 +273,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What of a zip its header is read from: the `pickle`, and where each storage lies, by its key.
+    """What of a zip its header is read from: the `pickle`, and where each storage lies in it, by its key.
 
     `constants` are the pickled constants of an archive of TorchScript, which torch tells one by, and `code` its other
     records; `checksums`: it holds any.
@@ -282,28 +281,21 @@ class Parts:
 
     pickle: bytes
     places: Mapping[str, Place]
-    size: int
     checksums: bool
     constants: bytes | None = None
     code: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_parts(path: Path) -> Parts:
+def parts_of(file: BinaryIO, path: Path) -> Parts:
     """Return the record ``data.pkl``, the pickled object tree, after its checksum was checked, and what lies beside it.
 
+    `path` is only for messages.
+
     Raises:
-        CheckpointNotFoundError, DamagedCheckpointError: as `open_file`; also no zip of torch's, or a damaged
-            ``data.pkl``.
+        DamagedCheckpointError: no zip of torch's, or a damaged ``data.pkl``.
+        UnsupportedCheckpointError: numbers of another order of their bytes, or a newer format of torch's.
     """
-    with open_file(path) as file:
-        return parts_of(file, path)
-
-
-def parts_of(file: BinaryIO, path: Path) -> Parts:
-    """Return what `read_parts` does, of an open file; `path` is only for messages."""
     with reading(path):
-        kind_of_file(file, path)  # says better what it is, if it is none
-        size = file.seek(0, os.SEEK_END)
         records = read_records(file, path)
         pickles = [info for info in records if info.filename.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
@@ -315,39 +307,42 @@ def parts_of(file: BinaryIO, path: Path) -> Parts:
         if len(inside) < len(places):
             raise DamagedCheckpointError(f"{path}: expected one folder of records, found several; {TRY_OLDER}")
         short = {name.lower(): place for name, place in inside.items()}  # torch looks for them in any case
-        small = {
+        small: dict[str, bytes] = {
             name: bytes(read_place(file, path, short[name]))
             for name in ("data.pkl", "constants.pkl", "byteorder", "version")
             if name in short and (name.endswith(".pkl") or short[name].size < 99)
         }
-        if small.get("byteorder", b"" if "byteorder" in short else b"little") != b"little":
-            raise UnsupportedCheckpointError(
-                f"{path}: expected the numbers of a little-endian machine, found another order of their bytes; load it "
-                "with torch.load there, and save the numbers as text"
-            )
-        if "constants.pkl" in short and not any(name.startswith("code/") for name in short):
-            raise DamagedCheckpointError(f"{path}: expected a TorchScript archive, found one without code; {TRY_OLDER}")
-        version = re.fullmatch(rb"(\d{1,4})\n?", small.get("version", b"" if "version" in short else b"3"))
-        if version is None or int(version[1]) < 1:
-            raise DamagedCheckpointError(f"{path}: expected the version of the format, found none; {TRY_OLDER}")
-        if int(version[1]) > _NEWEST:
-            raise UnsupportedCheckpointError(
-                f"{path}: expected version {_NEWEST} of torch's format or older, found {int(version[1])}; update this "
-                "library, which knows no newer one"
-            )
+        _check_format(path, short, small)
+        code = {
+            name: f"{place.size:,} bytes, CRC32 {place.crc or 0:08x}"
+            for name, place in inside.items()
+            if name.startswith(("code/", "constants")) and not name.endswith(".debug_pkl")
+        }
         return Parts(
             pickle=small["data.pkl"],
             constants=small.get("constants.pkl"),
             places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
-            size=size,
             checksums=checksums,
-            code={
-                name: f"{place.size:,} bytes, CRC32 {place.crc or 0:08x}"
-                for name, place in inside.items()
-                if name.startswith(("code/", "constants"))
-                and not name.endswith(".debug_pkl")
-                and "constants.pkl" in short
-            },
+            code=code if "constants.pkl" in short else {},
+        )
+
+
+def _check_format(path: Path, names: Collection[str], small: Mapping[str, bytes]) -> None:
+    """Refuse what torch reads another way than it is read here; `small` holds the short ones of the records `names`."""
+    if small.get("byteorder", b"" if "byteorder" in names else b"little") != b"little":
+        raise UnsupportedCheckpointError(
+            f"{path}: expected the numbers of a little-endian machine, found another order of their bytes; load it "
+            "with torch.load there, and save the numbers as text"
+        )
+    if "constants.pkl" in names and not any(name.startswith("code/") for name in names):
+        raise DamagedCheckpointError(f"{path}: expected a TorchScript archive, found one without code; {TRY_OLDER}")
+    version = re.fullmatch(rb"(\d{1,4})\n?", small.get("version", b"" if "version" in names else b"3"))
+    if version is None or int(version[1]) < 1:
+        raise DamagedCheckpointError(f"{path}: expected the version of the format, found none; {TRY_OLDER}")
+    if int(version[1]) > _NEWEST:
+        raise UnsupportedCheckpointError(
+            f"{path}: expected version {_NEWEST} of torch's format or older, found {int(version[1])}; update this "
+            "library, which knows no newer one"
         )
 
 
@@ -381,13 +376,3 @@ def read_place(file: BinaryIO, path: Path, place: Place) -> bytearray:
     if place.crc is not None and zlib.crc32(data) != place.crc:
         raise damaged(path, place.record, place.crc, zlib.crc32(data))
     return data
-
-
-def same_bytes(a: BinaryIO, b: BinaryIO) -> bool:
-    """Say whether two open files hold the same bytes, from their beginnings to their ends."""
-    for each in (a, b):
-        each.seek(0)
-    while block := a.read(_BLOCK):
-        if block != b.read(len(block)):
-            return False
-    return not b.read(1)

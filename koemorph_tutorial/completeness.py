@@ -95,20 +95,15 @@ def find_not_finite(path: Path, header: Header) -> Iterator[Finding]:
                 nan, infinite, rest = count_not_finite([reader.flat(stub)], stub.dtype)
                 if nan or (infinite and rest):  # infinities and zeros alone: a mask for attention
                     kinds = [f"{number:,} {what}" for number, what in ((nan, "NaN"), (infinite, "infinite")) if number]
-                    yield Finding(
-                        where=name,
-                        expected="finite numbers",
-                        found=f"{' and '.join(kinds)} of {stub.numbers:,}",
-                        todo="the run had diverged, or memory was wrong when it was saved: use an older checkpoint",
-                    )
+                    yield _wrecked(name, f"{' and '.join(kinds)} of {stub.numbers:,}")
                     found += 1
             if found == named and left < 0:
-                yield Finding(
-                    where=tensors[0][0],
-                    expected="finite numbers",
-                    found="others in the storage that it shares with so many",
-                    todo="the run had diverged, or memory was wrong when it was saved: use an older checkpoint",
-                )
+                yield _wrecked(tensors[0][0], "others in the storage that it shares with so many")
+
+
+def _wrecked(where: str, found: str) -> Finding:
+    todo = "the run had diverged, or memory was wrong when it was saved: use an older checkpoint"
+    return Finding(where=where, expected="finite numbers", found=found, todo=todo)
 
 
 def find_unknown(header: Header) -> Iterator[Finding]:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from . import archive, compression
-from .durable import refusals_named, sweep, sync_directory
-from .forms import identity_of, is_there_already, remove_source, write_packed, write_plain
+from .durable import refusals_named, sweep, sync_directory, write_copy
+from .forms import identity_of, is_there_already, remove_source, write_packed
 from .lock import hold
 from .records import (
     BEST_NAME,
@@ -43,7 +43,7 @@ from .text import size
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 18  # what a core's cache holds
+_ENDINGS: Mapping[Codec, str] = {"gzip": ".gz", "zstd": ".zst", "shuffle-zstd": ".shuffle"}  # behind any name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def compress_checkpoint(
     ('run.pth.gz', 3)
     """
     source = Path(path)
-    _check_codec(codec)
+    compression.check_codec(codec)
     if bf16 and not for_inference:
         raise ValueError(
             "bf16: expected it with for_inference alone: it rounds the weights, and no run goes on from it"
@@ -159,7 +159,7 @@ def decompress_checkpoint(path: PathLike, *, output: PathLike | None = None, rep
                 archive.kind_of_file(file, source)
             if not is_there_already(target, file, None):
                 with refusals_named(target):
-                    write_plain(file, target)
+                    write_copy(file, target)
                     sync_directory(target.parent)
         if replace:
             remove_source(source, target, before)
@@ -182,7 +182,7 @@ def save_compressed_checkpoint(checkpoint: Mapping[str, Any], path: PathLike, *,
     """
     from .plain import check_plain
 
-    _check_codec(codec)
+    compression.check_codec(codec)
     check_plain(checkpoint)
     path = Path(path)
     target = path.with_name(_packed_name(path.name, codec))
@@ -214,7 +214,7 @@ def compress_older(
     """
     if type(keep) is not int or keep < 0:
         raise ValueError(f"keep: expected how many of the newest stay plain, a whole number from 0, found {keep!r}")
-    _check_codec(codec)
+    compression.check_codec(codec)
     folder = Path(directory)
     if os.path.isdir(folder / "checkpoints"):
         folder = folder / "checkpoints"
@@ -236,44 +236,30 @@ def compress_older(
 
 def _compress_one(file: CheckpointFile, codec: Codec, in_use: Mapping[int, str]) -> Compressed:
     target = file.path.with_name(_packed_name(file.path.name, codec))
-    stays = Compressed(source=file.path, output=None, before=file.size, after=file.size)
     if file.inode in in_use:
-        return _because(stays, f"{in_use[file.inode]} is a further name of its bytes")
-    if split_codec(file.path.name)[1] is not None:
-        return _because(stays, "its name says that it is compressed, and it is not")
-    if file.path.is_symlink():
-        return _because(stays, "it is a symbolic link")
-    try:
-        _compress(file.path, target, codec, replace=True)
-    except CheckpointWriteError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        return _because(stays, str(error))
-    except CheckpointError as error:  # damaged, or gone meanwhile: said, and not fatal
-        return _because(stays, str(error).removeprefix(f"{file.path}: "))
-    return Compressed(source=file.path, output=target, before=file.size, after=os.stat(target).st_size)
-
-
-def _because(stays: Compressed, why: str) -> Compressed:
-    logger.info("%s stays: %s", stays.source, why)
-    return Compressed(source=stays.source, output=None, before=stays.before, after=stays.after, why=why)
+        why = f"{in_use[file.inode]} is a further name of its bytes"
+    elif split_codec(file.path.name)[1] is not None:
+        why = "its name says that it is compressed, and it is not"
+    elif file.path.is_symlink():
+        why = "it is a symbolic link"
+    else:
+        try:
+            _compress(file.path, target, codec, replace=True)
+            return Compressed(source=file.path, output=target, before=file.size, after=os.stat(target).st_size)
+        except CheckpointError as error:  # damaged, or gone meanwhile: said, and not fatal
+            if isinstance(error, CheckpointWriteError) and error.errno != errno.EEXIST:
+                raise
+            why = str(error).removeprefix(f"{file.path}: ")
+    logger.info("%s stays: %s", file.path, why)
+    return Compressed(source=file.path, output=None, before=file.size, after=file.size, why=why)
 
 
 def _in_use(folder: Path) -> dict[int, str]:
     """Return the names that a run cannot do without, by the inodes of their bytes."""
-    found = {}
-    for name in (BEST_NAME, LAST_NAME):
-        if os.path.exists(folder / name):
-            found[os.stat(folder / name).st_ino] = name
-    return found
+    return {os.stat(folder / name).st_ino: name for name in (BEST_NAME, LAST_NAME) if os.path.exists(folder / name)}
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
-
-
-def _check_codec(codec: str) -> None:
-    if codec not in SUFFIXES:
-        raise ValueError(f"codec: expected one of {', '.join(SUFFIXES)}, found {codec!r}")
 
 
 def _check_plain(source: Path) -> None:
@@ -357,7 +343,7 @@ def _compress(
 
 def _plain_name(source: Path, codec: Codec) -> str:
     plain, said = split_codec(source.name)
-    ending = {"gzip": ".gz", "zstd": ".zst"}.get(codec, ".shuffle")
+    ending = _ENDINGS[codec]
     if said is None and source.suffix == ending:
         plain = source.stem
     elif said is None and ending == ".shuffle" and Path(source.stem).suffix == ending:
@@ -380,4 +366,4 @@ def _packed_name(name: str, codec: Codec) -> str:
         return name
     if codec == "shuffle-zstd":
         return f"{Path(name).stem}.shuffle{Path(name).suffix}"
-    return name + (".gz" if codec == "gzip" else ".zst")
+    return name + _ENDINGS[codec]

@@ -12,16 +12,19 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 from . import shuffled
-from .planes import Piece, plane_entropies, shuffle, unshuffle
-from .records import TRY_OLDER, Codec, DamagedCheckpointError, UnsupportedCheckpointError
+from .parts import Piece
+from .planes import plane_entropies, shuffle, unshuffle
+from .records import SUFFIXES, TRY_OLDER, Codec, DamagedCheckpointError, UnsupportedCheckpointError
 from .slimming import for_inference
+from .stored import LOCAL
 from .streams import STARTS, pack_stream, unpack_stream
 
 __all__ = [
     "Piece",
+    "check_codec",
     "codec_of",
     "for_inference",
     "pack",
@@ -33,12 +36,9 @@ __all__ = [
 ]
 
 _LEAST_LIMIT, _MOST_TIMES = 1 << 30, 200  # bytes; times the packed size: zeros are smaller, but do not fill a gigabyte
-_LEGACY = (
-    b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save before 1.6 wrote behind the first two bytes of a pickle
-)
+LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save before 1.6 wrote behind the first two bytes of a pickle
 _SMALL = 1 << 16
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a zip, before a record: APPNOTE.TXT 4.3.7
-_DESCRIPTOR = struct.Struct("<4s3L")  # and behind it, where its size was not known before: 4.3.9
+_DESCRIPTOR = struct.Struct("<4s3L")  # behind a record of a zip whose size was not known before: APPNOTE.TXT 4.3.9
 
 
 def codec_of(start: bytes) -> Codec | None:
@@ -69,16 +69,17 @@ def pack(
     Raises:
         ValueError: an unknown codec; pieces that lie over each other or outside of the file, or of an unknown width.
     """
-    _check_codec(codec)
+    check_codec(codec)
     if codec == "shuffle-zstd":
         shuffled.pack(source, target, pieces, pickle)
     else:
         pack_stream(source, target, codec)
 
 
-def _check_codec(codec: Codec) -> None:
-    if codec not in get_args(Codec):
-        raise ValueError(f"codec: expected {', '.join(map(repr, get_args(Codec)))}, found {codec!r}")
+def check_codec(codec: str) -> None:
+    """Refuse a codec that is not known, by a ValueError."""
+    if codec not in SUFFIXES:
+        raise ValueError(f"codec: expected one of {', '.join(SUFFIXES)}, found {codec!r}")
 
 
 def unpack(source: BinaryIO, codec: Codec, path: Path) -> bytes:
@@ -90,7 +91,7 @@ def unpack(source: BinaryIO, codec: Codec, path: Path) -> bytes:
         DamagedCheckpointError: other bytes than were written, cut short, something behind them, or a bomb.
         UnsupportedCheckpointError: a pickle, as the recipe packs it; a newer format; more than the memory holds.
     """
-    _check_codec(codec)
+    check_codec(codec)
     limit = _limit(source)
     try:
         if codec == "shuffle-zstd":
@@ -112,7 +113,7 @@ def _limit(source: BinaryIO) -> int:
 
 
 def _refuse_pickle(start: bytes | bytearray, path: Path) -> None:
-    if start[:1] == b"\x80" and start[2:14] != _LEGACY:
+    if start[:1] == b"\x80" and start[2:14] != LEGACY:
         raise UnsupportedCheckpointError(
             f"{path}: expected a file of torch.save in it, found a plain pickle, as gzip and pickle.dump write it: to "
             "open it is to run what it names, so it is not opened; if you trust who made it, unpickle it yourself and "
@@ -129,7 +130,7 @@ def unpack_beginning(source: BinaryIO, codec: Codec, path: Path) -> bytes:
         DamagedCheckpointError: as `unpack`.
         UnsupportedCheckpointError: as `unpack`; or the .pth does not begin with that record, as those of torch.save do.
     """
-    _check_codec(codec)
+    check_codec(codec)
     if codec == "shuffle-zstd":
         return shuffled.unpack_pickle(source, path)
     return _Beginning(unpack_stream(source, codec, path, _limit(source), _SMALL), path).pickle()
@@ -161,13 +162,13 @@ class _Beginning:
         """Return the first record, which must be ``data.pkl``."""
         self._fill(14)
         _refuse_pickle(self._data, self._path)
-        self._fill(_LOCAL_HEADER.size)
-        signature, _, flags, method, _, _, crc, packed, size, name, extra = _LOCAL_HEADER.unpack_from(self._data)
-        begin = _LOCAL_HEADER.size + name + extra
+        self._fill(LOCAL.size)
+        signature, _, flags, method, _, _, crc, packed, size, name, extra = LOCAL.unpack_from(self._data)
+        begin = LOCAL.size + name + extra
         record = b""
         if signature == b"PK\x03\x04" and not method:
             self._fill(begin)
-            record = bytes(self._data[_LOCAL_HEADER.size : _LOCAL_HEADER.size + name])
+            record = bytes(self._data[LOCAL.size : LOCAL.size + name])
         if not record.endswith(b"/data.pkl"):
             raise UnsupportedCheckpointError(
                 f"{self._path}: expected a file in it that begins with the record data.pkl, as those of torch.save do, "

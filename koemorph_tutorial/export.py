@@ -14,24 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from koemorph_tutorial.exporting.asking import as_cases, as_inputs
 from koemorph_tutorial.exporting.examination import examine_export
-from koemorph_tutorial.exporting.leaving import (
-    PathLike,
-    as_cases,
-    as_inputs,
-    at_rest,
-    first_answers,
-    free_places,
-    names_of_inputs,
-    needed,
-    source_of,
-)
+from koemorph_tutorial.exporting.leaving import PathLike, at_rest, leave, needed, source_of
 from koemorph_tutorial.exporting.onnx_file import other_weights, ports, runs_of, runtime_text, second_files
 from koemorph_tutorial.exporting.receipt import Format, Port, Receipt, versions_of
 from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
 from koemorph_tutorial.exporting.to_onnx import export_onnx
 from koemorph_tutorial.exporting.to_safetensors import compare_weights, export_safetensors
-from koemorph_tutorial.exporting.to_torchscript import export_torchscript, torchscript_runs
+from koemorph_tutorial.exporting.to_torchscript import CALLS, export_torchscript, torchscript_runs
 from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
 from koemorph_tutorial.text import listed
@@ -75,21 +66,19 @@ def verify_export(
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    with at_rest(model) as resting:
-        origin = source_of(source, resting)
-        if kind == "safetensors":
+    if kind == "safetensors":
+        with at_rest(model) as resting:
+            origin = source_of(source, resting)
             (safetensors,) = needed("safetensors", what=str(path))
             version = f"safetensors {safetensors.__version__}"
             state = {name: value.detach() for name, value in resting.state_dict().items() if isinstance(value, Tensor)}
             case = compare_weights(state, data)
             return Receipt(**common, source=origin, cases=(case,), why="every bit", runtime=version)
-        if example_inputs is None:
-            raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors to ask {path.name}, found None")
-        inputs = as_inputs(example_inputs, "example_inputs")
-        more = as_cases(cases, inputs)
-        names = names_of_inputs(resting, (), len(inputs))
-        places = free_places(free, names, inputs)
-        answers = first_answers(resting, inputs)
+    if example_inputs is None:
+        raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors to ask {path.name}, found None")
+    inputs = as_inputs(example_inputs, "example_inputs")
+    with leave(model, inputs, as_cases(cases, inputs), free=free, source=source) as leaving:
+        places, calls = leaving.places, 1
         if kind == "onnx":
             onnx, runtime = needed("onnx", "onnxruntime", what=str(path))
             try:
@@ -101,29 +90,27 @@ def verify_export(
             common |= {"opset": opset, "inputs": ports(proto.graph.input), "outputs": ports(proto.graph.output)}
             places = {**_declared(common["inputs"], inputs, places), **places}
             beside = second_files(proto)  # whose bytes the sha256 does not cover
-            weights = listed("weights are not the model's", other_weights(proto, resting.state_dict()))
+            weights = listed("weights are not the model's", other_weights(proto, leaving.model.state_dict()))
             notes = [f"weights lie in a second file, {', '.join(beside)}: ship both"] if beside else []
             runs, version = runs_of(str(path) if beside else data, runtime), runtime_text(runtime)
         else:
-            notes, weights = [], ""
+            notes, weights, calls = [], "", CALLS
             runs, version = torchscript_runs(data), f"torch {torch.__version__}, each input three times"
         examined = examine_export(
-            resting,
-            inputs,
-            more,
-            names=tuple(port.name for port in common.get("outputs", ())) or tuple(answers),
+            leaving,
+            names=tuple(port.name for port in common.get("outputs", ())) or tuple(leaving.answers),
             free=grouped(places),
             runs=runs,
             tolerance=tolerance,
-            calls=3 if kind == "torchscript" else 1,
+            calls=calls,
         )
         versions = versions_of(torch=torch.__version__)
         found = examined.facts(*notes)
-        if weights and any(isinstance(module, _NormBase) for module in resting.modules()):
+        if weights and any(isinstance(module, _NormBase) for module in leaving.model.modules()):
             found["notes"] += (f"{weights}: a BatchNorm may be folded into them",)
         elif weights:
             found["problems"] += (weights,)
-        return Receipt(**common, source=origin, runtime=version, versions=versions, **found)
+        return Receipt(**common, source=leaving.source, runtime=version, versions=versions, **found)
 
 
 def _declared(ports: Sequence[Port], inputs: Inputs, asked: Mapping[Place, str]) -> dict[Place, str]:

@@ -10,28 +10,16 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from .naming import plain_name, unwrap
+from .naming import plain_name, unwrap, versions_for
 from .records import MismatchError
 from .text import printable
-
-
-def module_versions(metadata: Mapping[str, Any] | None, prefix: str) -> Mapping[str, Any] | None:
-    """Return the metadata of a file by the names that its modules have without `prefix` and without wrappers.
-
-    >>> module_versions({"": {}, "module": {"version": 1}, "module.conv._orig_mod": {"version": 2}}, "module.")
-    {'': {'version': 1}, 'conv': {'version': 2}}
-    """
-    if metadata is None:
-        return None
-    full = {plain_name(f"{name}.").lstrip("."): entry for name, entry in metadata.items()}
-    return {n[len(prefix) :].removesuffix("."): entry for n, entry in full.items() if n.startswith(prefix)}
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], versions: Mapping[str, Any] | None = None) -> None:
     """Move `tensors`, which fit, into `model`; whatever stops that, put back what was there.
 
     `tensors` are taken out of their dict, so that no more than one of them is in memory for a third time. `versions`
-    are those of the file's modules: one that has changed its layout turns an older one into its own.
+    are the file's `plain_versions`: a module that has changed its layout turns an older one into its own.
 
     Raises:
         MismatchError: a module of its own kind refused; with its words.
@@ -82,11 +70,7 @@ def _copy(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 def _load(module: nn.Module, tensors: OrderedDict[str, torch.Tensor], versions: Mapping[str, Any] | None) -> None:
     if versions is not None:
-        tensors._metadata = {  # type: ignore[attr-defined]
-            name: versions[plain]
-            for name, _ in module.named_modules(remove_duplicate=False)
-            if (plain := plain_name(f"{name}.").removesuffix(".")) in versions
-        }
+        tensors._metadata = versions_for(module, versions)  # type: ignore[attr-defined]
     before = _Before(module)
     try:
         result = module.load_state_dict(tensors, strict=False)

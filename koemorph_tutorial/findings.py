@@ -71,7 +71,7 @@ def finding_of(error: CheckpointError, path: Path) -> Finding:
     """
     said = str(error).removeprefix(f"{path}: ")
     parts = re.fullmatch(
-        r"(?:(.*?)(?: is damaged)?: )?expected (.*?), (?:found |but )(.*?)(?:; (.*))?", said, re.DOTALL
+        r"(?:(.*?)(?: is damaged)?: )?expected (.*?), (?:found:? |but )(.*?)(?:; (.*))?", said, re.DOTALL
     )
     if parts is None:
         return Finding(where="", expected="a checkpoint that can be read", found=printable(said, 500), todo="")

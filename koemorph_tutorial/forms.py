@@ -6,21 +6,18 @@ What a form was made of is removed last, by who asks for it, once the new one is
 from __future__ import annotations
 
 import errno
+import io
 import os
-import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from . import archive, compression
+from . import archive, compression, unpacked
 from .compression import Piece
-from .durable import link, refusals_named, sync_directory, write_file
+from .durable import link, refusals_named, same_bytes, sync_directory, write_copy, write_file
 from .header import header_of
 from .records import TRY_OLDER, CheckpointError, CheckpointWriteError, Codec, DamagedCheckpointError
 from .stubs import find_tensors, item_bytes
-from .unpacked import Unpacked
 from .zip_records import read_records, seek_behind_header
-
-_BLOCK = 1 << 18  # what a core's cache holds
 
 
 def put_in_place(source: Path, target: Path) -> None:
@@ -33,29 +30,11 @@ def put_in_place(source: Path, target: Path) -> None:
         OSError: the disk refused; what was there before is as it was.
     """
     with archive.open_file(source) as file:
-        if isinstance(file, Unpacked):
+        if isinstance(file, unpacked.Unpacked):
             archive.kind_of_file(file, source)
-            write_plain(file, target)
+            write_copy(file, target)
             return
     link(source, target)
-
-
-def write_plain(source: BinaryIO, target: Path) -> None:
-    """Write what an open file holds to `target`, in one step and compared with it before.
-
-    Raises:
-        OSError: the disk refused, or gave back other bytes; what was there before is as it was.
-    """
-
-    def write(copy: BinaryIO) -> None:
-        source.seek(0)
-        shutil.copyfileobj(source, copy, 1 << 20)
-
-    def check(copy: BinaryIO) -> None:
-        if not archive.same_bytes(source, copy):
-            raise OSError(errno.EIO, "the copy is not what was copied")
-
-    write_file(target, write, check=check)
 
 
 def write_packed(plain: BinaryIO, target: Path, codec: Codec) -> None:
@@ -69,23 +48,12 @@ def write_packed(plain: BinaryIO, target: Path, codec: Codec) -> None:
             raise DamagedCheckpointError(f"{target}: nothing was written: {error}; {TRY_OLDER}") from None
 
     def check(packed: BinaryIO) -> None:
-        if not _is(compression.unpack(packed, codec, target), plain):
+        if not same_bytes(io.BytesIO(compression.unpack(packed, codec, target)), plain):
             raise OSError(errno.EIO, "what was read back is not what was compressed")
 
     with refusals_named(target):
         write_file(target, write, check=check)
         sync_directory(target.parent)
-
-
-def _is(data: bytes | bytearray, file: BinaryIO) -> bool:
-    """Say whether an open file holds these bytes."""
-    view, at = memoryview(data), 0
-    file.seek(0)
-    while block := file.read(_BLOCK):
-        if bytes(view[at : at + len(block)]) != block:
-            return False
-        at += len(block)
-    return at == len(view)
 
 
 def _pieces(plain: BinaryIO, path: Path) -> tuple[list[Piece], Piece]:
@@ -118,7 +86,7 @@ def is_there_already(target: Path, plain: BinaryIO, codec: Codec | None) -> bool
     same = False
     try:
         with archive.open_file(target) as file:
-            same = getattr(file, "codec", None) == codec and archive.same_bytes(plain, file)
+            same = getattr(file, "codec", None) == codec and same_bytes(plain, file)
     except CheckpointError:
         pass  # whatever it is, it is another one
     if not same:
@@ -136,10 +104,9 @@ def is_there_already(target: Path, plain: BinaryIO, codec: Codec | None) -> bool
 def identity_of(path: Path) -> tuple[int, ...]:
     """Return what tells that a file is the same, and was not changed; nothing where there is none."""
     try:
-        status = path.stat(follow_symlinks=False)
+        return unpacked.identity_of(path.stat(follow_symlinks=False))
     except OSError:
         return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def remove_source(source: Path, target: Path, before: tuple[int, ...]) -> None:

@@ -6,8 +6,9 @@ stand-ins take the place of whatever is no plain container, so nothing in a stra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO, Literal
@@ -40,8 +41,8 @@ class Header:
     content: Any
     foreign: tuple[str, ...]
     places: Mapping[str, Place]
-    size: int
     checksums: bool
+    size: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     codec: Codec | None = None
@@ -66,9 +67,7 @@ def read_header(path: Path, *, whole: bool = True) -> Header:
     if beginning is not None:
         content, names = _read_tree(path, beginning[0])
         foreign = _foreign(names)
-        return Header(
-            kind="torch", content=content, foreign=foreign, places={}, size=0, checksums=True, codec=beginning[1]
-        )
+        return Header(kind="torch", content=content, foreign=foreign, places={}, checksums=True, codec=beginning[1])
     with open_file(path) as file:
         return header_of(file, path)
 
@@ -77,41 +76,11 @@ def header_of(file: BinaryIO, path: Path) -> Header:
     """Return what `read_header` does, of an open file; `path` is only for messages."""
     with reading(path):
         kind = kind_of_file(file, path)
-        size = file.seek(0, 2)
-        compressed: dict[str, Any] = {"codec": getattr(file, "codec", None), "packed": getattr(file, "packed", size)}
-        if kind == "safetensors":
-            try:
-                tensors, places, metadata = read_safetensors(file)
-            except UnsupportedCheckpointError as error:
-                raise UnsupportedCheckpointError(
-                    f"{path}: expected known tensors, found {printable(str(error))}"
-                ) from None
-            except ValueError as error:
-                raise _unreadable(path, "a safetensors file", error) from None
-            return Header(
-                kind=kind,
-                content=tensors,
-                foreign=(),
-                places=places,
-                size=size,
-                checksums=False,
-                metadata=metadata,
-                **compressed,
-            )
-        if kind == "legacy":
-            try:
-                content, names, places = read_legacy(file)
-            except Exception as error:  # as below
-                raise _unreadable(path, "a file as torch.save wrote it before 1.6", error) from None
-            return Header(
-                kind=kind,
-                content=content,
-                foreign=_foreign(names),
-                places=places,
-                size=size,
-                checksums=False,
-                **compressed,
-            )
+        size = file.seek(0, os.SEEK_END)
+        codec, packed = getattr(file, "codec", None), getattr(file, "packed", size)
+        if kind != "zip":
+            read = _read_safetensors if kind == "safetensors" else _read_legacy
+            return replace(read(file, path), size=size, codec=codec, packed=packed)
         parts = parts_of(file, path)
     scripted = parts.constants is not None
     content, names = _read_tree(path, parts.pickle, parts.constants)
@@ -120,11 +89,32 @@ def header_of(file: BinaryIO, path: Path) -> Header:
         content=content,
         foreign=_foreign(names, scripted=scripted),
         places=parts.places,
-        size=parts.size,
+        size=size,
         checksums=parts.checksums,
         code=parts.code,
-        **compressed,
+        codec=codec,
+        packed=packed,
     )
+
+
+def _read_safetensors(file: BinaryIO, path: Path) -> Header:
+    try:
+        tensors, places, metadata = read_safetensors(file)
+    except UnsupportedCheckpointError as error:
+        raise UnsupportedCheckpointError(f"{path}: expected known tensors, found {printable(str(error))}") from None
+    except ValueError as error:
+        raise _unreadable(path, "a safetensors file", error) from None
+    return Header(kind="safetensors", content=tensors, foreign=(), places=places, checksums=False, metadata=metadata)
+
+
+def _read_legacy(file: BinaryIO, path: Path) -> Header:
+    try:
+        content, names, places = read_legacy(file)
+    except OSError:
+        raise
+    except Exception as error:  # a pickle is a program: a broken one can fail in any way
+        raise _unreadable(path, "a file as torch.save wrote it before 1.6", error) from None
+    return Header(kind="legacy", content=content, foreign=_foreign(names), places=places, checksums=False)
 
 
 def _read_tree(path: Path, pickle: bytes, constants: bytes | None = None) -> tuple[Any, frozenset[str]]:
@@ -135,7 +125,7 @@ def _read_tree(path: Path, pickle: bytes, constants: bytes | None = None) -> tup
         if constants is not None:  # they are no part of what it holds, but may name as much
             _, more, _ = unpickle(constants, Rebuild(len(constants), scripted=True), storage)
             names |= more
-    except Exception as error:  # a pickle is a program: a broken one can fail in any way
+    except Exception as error:  # as of a legacy file
         raise _unreadable(path, "a header as torch.save writes it", error) from None
     return content, names
 

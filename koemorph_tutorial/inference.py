@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from .archive import open_file
-from .filling import fill, module_versions
+from .filling import fill
 from .fitting import Fit, dtype_name, left_out, match_tensors, place_of, tensors_to_fill
 from .header import Header, read_header
-from .naming import plain_name
+from .naming import plain_name, plain_versions
 from .rebuild import kind_text
 from .records import MismatchError, UnsupportedCheckpointError
 from .storage import PathLike, describe_content
@@ -143,7 +143,7 @@ def _load(path: Path, model: nn.Module, weights: str, strict: bool) -> tuple[Loa
         raise _mismatch(path, header, found.where, torn, some=True)
     notes = (*torn, *_notes(header, live, fit), *_wrecked(tensors))
     try:
-        fill(model, tensors, module_versions(found.metadata, fit.prefix))
+        fill(model, tensors, None if found.metadata is None else plain_versions(found.metadata, fit.prefix))
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from error.__cause__
     loaded = LoadedWeights(

@@ -46,14 +46,13 @@ def read_legacy(file: BinaryIO) -> tuple[Any, frozenset[str], Mapping[str, Place
         raise UnpicklingError("written by a machine or a version of torch that is not known")
     places = {}
     for key in keys:
-        count = 8
         if type(key) is not str or key not in storages:
             raise UnpicklingError("a storage that nothing describes")
         file.seek(at)
-        if int.from_bytes(file.read(count), "little") != storages[key].elements:
+        if int.from_bytes(file.read(8), "little") != storages[key].elements:
             raise UnpicklingError("a storage of another size than the tensors in it say")
-        places[key] = Place(offset=at + count, size=storages[key].bytes)
-        at += count + storages[key].bytes
+        places[key] = Place(offset=at + 8, size=storages[key].bytes)
+        at += 8 + storages[key].bytes
         if at > size:
             raise UnpicklingError("it is cut short")
     if at != size:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils.data import DataLoader, IterableDataset
 
-from .rng import capture_rng, restore_rng
-from .workers import Ticket, TicketDataset, WorkerStart, outlive_stops, starting
-
-logger = logging.getLogger(__name__)
+from .skipping import Skipping, draw, drawn_apart, read_up_to
+from .workers import TicketDataset, WorkerStart, outlive_stops, starting
 
 T = TypeVar("T")
-
-# Their order depends on their own generator alone, so it can be drawn again at any time.
-_KNOWN = (BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-_UNSAID = 1.0  # seconds that nobody minds
 
 
 class ResumableLoader(Generic[T]):
@@ -67,14 +47,10 @@ class ResumableLoader(Generic[T]):
         if not isinstance(original, DataLoader):
             raise TypeError(f"ResumableLoader: expected a DataLoader, found {type(original).__name__}")
         self._original, loader = original, original
-        order = _own_copy(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
-        samplers = _chain(order)
-        self._drawn_from = any(hasattr(sampler, "generator") for sampler in samplers)
-        self._generator = _own_generator(loader, samplers)
+        self._order = Skipping(loader)
+        self._generator = self._order.generator
         self._seeds = torch.Generator()  # the workers' seeds are drawn from a copy: they must not move the order
         self._iterable = isinstance(loader.dataset, IterableDataset)
-        self._known = all(type(sampler) in _KNOWN for sampler in samplers)
-        self._order = _Skipping(order, apart=not self._known)
         # A DataLoader refuses another sampler once it is made, so a copy of it gets one.
         self._loader: DataLoader[T] = copy.copy(loader)
         self._loader.generator = self._seeds
@@ -131,15 +107,15 @@ class ResumableLoader(Generic[T]):
             self._start = self._generator.get_state()
         self._batches, self._resumed, self._over, self._after = skip, False, False, None
         self._seeds.set_state(self._start)
-        seed = _draw(self._seeds)
-        if not self._drawn_from:  # no sampler moves it, so every epoch would give its workers the same seeds
-            _draw(self._generator)
+        seed = draw(self._seeds)
+        if not self._order.draws:  # no sampler moves it, so every epoch would give its workers the same seeds
+            draw(self._generator)
         batches: Iterator[T]
         if self._iterable:
-            batches = _read_up_to(skip, _apart(_Started(self._loader), seed))
+            batches = read_up_to(skip, drawn_apart(_started(self._loader), seed))
         else:
             self._order.skip, self._order.seed = skip, seed
-            batches = iter(_Started(self._loader))
+            batches = _started(self._loader)
         self._running = running = object()
         try:
             for batch in batches:
@@ -232,46 +208,12 @@ class ResumableLoader(Generic[T]):
             return None
 
 
-class _Started:
-    """A DataLoader whose workers outlive a stop."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[Any]:
-        with starting(self._loader):
-            batches = iter(self._loader)
-        outlive_stops(batches)
-        return batches
-
-
-class _Skipping:
-    """A sampler that draws the order again from its start and leaves out what was done."""
-
-    def __init__(self, sampler: Iterable[Any], *, apart: bool) -> None:
-        self.sampler = sampler
-        self.skip = 0
-        self.seed = 0  # of the epoch
-        self.by_ticket = False  # for workers
-        self._apart = apart  # it may draw from the global generators
-
-    def __iter__(self) -> Iterator[Any]:
-        for number, index in enumerate(self._rest(), self.skip):
-            yield Ticket(self.seed, number, index) if self.by_ticket else index
-
-    def _rest(self) -> Iterator[Any]:
-        sampler = self.sampler
-        if self._apart:
-            return islice(_apart(sampler, self.seed), self.skip, None)
-        if type(sampler) is BatchSampler:  # samples are skipped faster than batches of them are made
-            samples = islice(iter(sampler.sampler), self.skip * sampler.batch_size, None)
-            return iter(BatchSampler(samples, sampler.batch_size, sampler.drop_last))
-        return islice(iter(sampler), self.skip, None)
-
-    def __len__(self) -> int:
-        if not isinstance(self.sampler, Sized):
-            raise TypeError(f"{type(self.sampler).__name__} has no length")
-        return len(self.sampler)
+def _started(loader: DataLoader[T]) -> Iterator[T]:
+    """Yield the batches of a DataLoader whose workers, started when the first one is asked for, outlive a stop."""
+    with starting(loader):
+        batches = iter(loader)
+    outlive_stops(batches)
+    yield from batches
 
 
 def _epoch(length: int | None, batch_size: int | None) -> str:
@@ -282,97 +224,3 @@ def _epoch(length: int | None, batch_size: int | None) -> str:
     """
     batches = "an unknown number of batches" if length is None else f"{length} batches"
     return batches if batch_size is None else f"{batches} of {batch_size}"
-
-
-def _read_up_to(skip: int, batches: Iterator[T]) -> Iterator[T]:
-    """Yield what comes after the first `skip` batches; where reading those takes over a second, say so.
-
-    Raises:
-        RuntimeError: there are fewer: it is other data, and an epoch without a batch would look like a whole one.
-    """
-    begin, said, done = time.monotonic(), False, 0
-    for done, _ in enumerate(islice(batches, skip), 1):
-        seconds = time.monotonic() - begin
-        if seconds > _UNSAID and not said and done < skip:
-            said = True  # at once, not only when all is read: that may be an hour
-            logger.warning(
-                "ResumableLoader: an IterableDataset has no order to skip in: read %s of %s batches in %.1f s, "
-                "about %.0f s more until it goes on",
-                f"{done:,}",
-                f"{skip:,}",
-                seconds,
-                seconds / done * (skip - done),
-            )
-    if done < skip:
-        raise RuntimeError(
-            f"ResumableLoader: stopped after batch {skip:,} of an IterableDataset, here it ends after {done:,}; use "
-            "the same data, or go on from the end of an epoch"
-        )
-    if time.monotonic() - begin > _UNSAID:
-        logger.warning(
-            "ResumableLoader: read %s batches in %.1f s to go on: an IterableDataset has no order to skip in",
-            f"{skip:,}",
-            time.monotonic() - begin,
-        )
-    yield from batches
-
-
-def _apart(items: Iterable[T], seed: int) -> Iterator[T]:
-    """Yield `items` with the global generators seeded for them alone: their draws and those of the loop never mix."""
-    iterator: Iterator[T] | None = None
-    inside: dict[str, Any] = {}
-    while True:
-        outside = capture_rng()
-        try:
-            if iterator is None:
-                random.seed(seed)
-                np.random.seed(seed % 2**32)
-                torch.default_generator.manual_seed(seed)
-                iterator = iter(items)
-            else:
-                restore_rng(inside)
-            item = next(iterator)
-        except StopIteration:
-            return
-        finally:
-            inside = capture_rng()
-            restore_rng(outside)
-        yield item
-
-
-def _draw(generator: torch.Generator | None) -> int:
-    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
-
-
-def _chain(sampler: Any) -> list[Any]:
-    """Return a sampler and those that it draws from."""
-    chain = []
-    while sampler is not None and sampler not in chain:
-        chain.append(sampler)
-        sampler = getattr(sampler, "sampler", None)
-    return chain
-
-
-def _own_generator(loader: DataLoader[Any], samplers: list[Any]) -> torch.Generator:
-    drawing = [sampler for sampler in samplers if hasattr(sampler, "generator")]
-    own = [sampler.generator for sampler in drawing if sampler.generator is not None]
-    if len({id(each) for each in own}) > 1 or not all(isinstance(each, torch.Generator) for each in own):
-        found = ", ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in own)
-        raise TypeError(f"ResumableLoader: expected samplers that draw from one torch.Generator, found {found}")
-    generator = torch.Generator()
-    given = own[0] if own else loader.generator
-    # Seeded by a draw: two loaders that share a generator, or have none, must not get the same order.
-    generator.manual_seed(_draw(given))
-    for sampler in drawing:
-        sampler.generator = generator
-    return generator
-
-
-def _own_copy(sampler: Any) -> Any:
-    """Copy the samplers that get another generator: whoever else draws from them must not move it."""
-    if type(sampler) not in _KNOWN:
-        return sampler
-    sampler = copy.copy(sampler)
-    if isinstance(getattr(sampler, "sampler", None), Iterable):
-        sampler.sampler = _own_copy(sampler.sampler)
-    return sampler

@@ -13,11 +13,11 @@ import fcntl
 import logging
 import os
 import re
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary, finalize
 
@@ -31,7 +31,7 @@ LOCK_NAME = ".lock"
 _WAIT = 10.0  # seconds for a dead holder: what it started may hold the lock a little longer
 _GRACE = 0.5  # seconds for a living one: the kernel needs a moment to take a killed process apart
 _EXITING = 0x4  # PF_EXITING of the kernel
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # the last two differ on macOS
 _TEXT = re.compile(r"pid ([0-9]{1,9}) on ([\w.:-]{1,255}) since ([\w.:+-]{1,40})\n?", re.ASCII)
 
 
@@ -58,9 +58,12 @@ class _Lock:
 
 
 _LOCKS: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # by the real path of the directory
+_taking = threading.RLock()  # two threads of this process are one writer
 
 
 def _forget_all() -> None:
+    global _taking
+    _taking = threading.RLock()  # another thread of the parent may have had it
     for lock in list(_LOCKS.values()):
         lock.forget()
     _LOCKS.clear()
@@ -101,9 +104,7 @@ class Hold:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
@@ -122,11 +123,11 @@ def hold(directory: Path) -> Hold:
     ...     print(*os.listdir(directory))
     .lock
     """
-    key = os.path.realpath(directory)
-    with refusals_named(directory / LOCK_NAME):
-        ours = (lock for lock in list(_LOCKS.values()) if lock.is_at(directory / LOCK_NAME))
+    key, path = os.path.realpath(directory), directory / LOCK_NAME
+    with refusals_named(path), _taking:
+        ours = (lock for lock in list(_LOCKS.values()) if lock.is_at(path))
         lock = _LOCKS.get(key) or next(ours, None)  # the directory may have been renamed
-        if lock is None or not lock.is_in_place(directory / LOCK_NAME):
+        if lock is None or not lock.is_in_place(path):
             lock = _LOCKS[key] = _acquire(directory)
     return Hold(lock, directory)
 
@@ -136,19 +137,18 @@ def _acquire(directory: Path) -> _Lock:
     while True:
         descriptor = _open(path)
         try:
-            if not _wait(descriptor, directory):
-                logger.warning("%s: this file system knows no locks; make sure that nobody else writes here", directory)
-                lock = _Lock(None)
-                break
-            if _is_same(descriptor, path):  # else a start that was refused has removed its new folders meanwhile
+            is_locked = _wait(descriptor, directory)
+            if is_locked and _is_same(descriptor, path):
                 _sign(descriptor)
                 return _Lock(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    os.close(descriptor)
-    return lock
+        if not is_locked:
+            logger.warning("%s: this file system knows no locks; make sure that nobody else writes here", directory)
+            return _Lock(None)
+        # A start that was refused has removed its new folders meanwhile: once more.
 
 
 def _open(path: Path) -> int:
@@ -175,9 +175,9 @@ def _wait(descriptor: int, directory: Path) -> bool:
                 ) from None
             time.sleep(0.05)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return False
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
         else:
             return True
 
@@ -200,10 +200,8 @@ def _is_alive(pid: int) -> bool:
             return False
     try:
         os.kill(pid, 0)  # asks only; 0 would be all of our own group, which is alive
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
+    except OSError as error:  # or somebody else's, who may not be asked
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

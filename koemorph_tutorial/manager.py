@@ -23,7 +23,7 @@ from .directory import go_on, is_home, is_used, new_line
 from .drift import as_stored, config_in_use, settings_of
 from .durable import refusals_named
 from .loading import ResumableLoader
-from .naming import describe_parameters, loaders_without_generator, unnamed_parameters
+from .naming import describe_parameters, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
 from .ranks import Ranks, Wish, as_of, gather_parts
@@ -43,6 +43,7 @@ from .records import (
     state_key,
 )
 from .resume import Found, Resumed, bring_back, find
+from .rng import loaders_without_generator
 from .save_policy import Decision, decide
 from .signals import StopRequest
 from .state import Objects, build, check_objects, plain_config

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader
 
 from .text import listed
 
@@ -31,8 +30,8 @@ class Match:
     was checked, so that filling cannot fail.
     """
 
-    fill: Callable[[], object]
-    problems: list[str]
+    fill: Callable[[], object] = lambda: None
+    problems: Sequence[str] = ()
     permuted: bool = False
     drift: Sequence[str] = ()
     sure: bool = True
@@ -62,6 +61,27 @@ def plain_name(name: str) -> str:
     'encoder.weight'
     """
     return name.replace("_orig_mod.", "")
+
+
+def plain_versions(metadata: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what a state dict says of its modules, by the names that they have without `prefix` and without wrappers.
+
+    It is the ``_metadata`` beside its tensors, by which a module knows whether they are laid out as it lays them out.
+
+    >>> plain_versions({"": {}, "module": {"version": 1}, "module.conv._orig_mod": {"version": 2}}, "module.")
+    {'': {'version': 1}, 'conv': {'version': 2}}
+    """
+    full = {plain_name(f"{name}.").lstrip("."): entry for name, entry in metadata.items()}
+    return {n[len(prefix) :].removesuffix("."): entry for n, entry in full.items() if n.startswith(prefix)}
+
+
+def versions_for(module: nn.Module, versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `plain_versions` by the names that the modules of `module` have, wrappers within it included."""
+    return {
+        name: versions[plain]
+        for name, _ in module.named_modules(remove_duplicate=False)
+        if (plain := plain_name(f"{name}.").removesuffix(".")) in versions
+    }
 
 
 def describe_parameters(objects: Mapping[str, object]) -> dict[str, list[list[dict[str, Any]]]]:
@@ -97,27 +117,35 @@ def _names(objects: Mapping[str, object]) -> dict[int, str]:
 def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
     """Match a saved state to a module by the names of its tensors, whatever wraps either of them."""
     module = unwrap(item)
-    own_names = {plain_name(name): name for name in module.state_dict()}
-    live = {plain_name(name): value for name, value in module.state_dict().items()}
+    state = module.state_dict()
+    own_names = {plain_name(name): name for name in state}
+    live = {plain_name(name): value for name, value in state.items()}
     there = {plain_name(name): value for name, value in saved.items()}
-    if all(name.startswith("module.") for name in there) and not any(name.startswith("module.") for name in live):
-        there = {name.removeprefix("module."): value for name, value in there.items()}
+    prefix = "module."
+    if not all(name.startswith(prefix) for name in there) or any(name.startswith(prefix) for name in live):
+        prefix = ""
+    there = {name.removeprefix(prefix): value for name, value in there.items()}
     both = [(name, value, there[name]) for name, value in live.items() if name in there and not is_lazy(value)]
     lists = (
         listed("not in the file", [name + _shape(value) for name, value in live.items() if name not in there]),
         listed("only in the file", [name + _shape(value) for name, value in there.items() if name not in live]),
         listed(
             "of another shape",
-            [f"{name} (expected{_shape(a)}, found{_shape(b)})" for name, a, b in both if _shape(a) != _shape(b)],
+            [
+                f"{name} (expected{_shape(a)}, found{_shape(b) or ' no tensor'})"
+                for name, a, b in both
+                if _shape(a) != _shape(b)
+            ],
         ),
     )
     problem = "; ".join(text for text in lists if text)
     if problem:
         problem += "; this is the checkpoint of another model: build the model that it was saved from"
-    cast = [f"{name} ({b.dtype} in the file, {a.dtype} here)" for name, a, b in both if _dtype(a) != _dtype(b)]
+    tensors = [(name, a, b) for name, a, b in both if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)]
+    cast = [f"{name} ({b.dtype} in the file, {a.dtype} here)" for name, a, b in tensors if a.dtype != b.dtype]
     filled = OrderedDict((own_names.get(name, name), value) for name, value in there.items())
-    if hasattr(saved, "_metadata"):  # the versions of the layers
-        filled._metadata = saved._metadata  # type: ignore[attr-defined]
+    if hasattr(saved, "_metadata"):
+        filled._metadata = versions_for(module, plain_versions(saved._metadata, prefix))  # type: ignore[attr-defined]
     return Match(
         fill=lambda: module.load_state_dict(filled),
         problems=[problem] if problem else [],
@@ -128,10 +156,6 @@ def match_module(item: nn.Module, saved: Mapping[str, Any]) -> Match:
 
 def _shape(value: Any) -> str:
     return f" {tuple(value.shape)}" if isinstance(value, torch.Tensor) and not is_lazy(value) else ""
-
-
-def _dtype(value: Any) -> torch.dtype | None:
-    return value.dtype if isinstance(value, torch.Tensor) else None
 
 
 def match_optimizer(
@@ -149,7 +173,7 @@ def match_optimizer(
     groups = [dict(group) for group in saved.get("param_groups", [])]
     if len(groups) != len(live) or (described is not None and len(described) != len(groups)):
         problem = f"expected {len(live)} parameter groups, found {len(groups)} in the file; group them as they were"
-        return Match(fill=lambda: None, problems=[problem])
+        return Match(problems=[problem])
     problems, permuted = [], False
     # A parameter that moved to another group is not followed there: the settings it was trained with stayed behind.
     elsewhere = {entry["name"]: number for number, group in enumerate(described or ()) for entry in group}
@@ -240,23 +264,3 @@ def _order(
 
 def _shaped(entry: Mapping[str, Any]) -> str:
     return "" if entry["shape"] is None else f" {tuple(entry['shape'])}"
-
-
-def loaders_without_generator(objects: Mapping[str, object]) -> list[str]:
-    """Return a line per DataLoader that shuffles by torch's global random numbers: anything may change its order.
-
-    >>> loaders_without_generator({"model": nn.Linear(1, 1), "loader": DataLoader(range(4), shuffle=False)})
-    []
-    """
-    return [
-        f"{name} shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
-        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
-        for name, item in objects.items()
-        if isinstance(item, DataLoader)
-        and _draws_globally(item.sampler if item.batch_sampler is None else item.batch_sampler)
-    ]
-
-
-def _draws_globally(sampler: Any) -> bool:
-    inner = getattr(sampler, "sampler", None)
-    return getattr(sampler, "generator", sampler) is None or (inner is not None and _draws_globally(inner))

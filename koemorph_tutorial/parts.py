@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .planes import Piece
 from .records import TRY_OLDER, DamagedCheckpointError, UnsupportedCheckpointError
 from .text import printable
 
@@ -24,6 +23,14 @@ WIDTHS = (2, 4, 8, 16)  # bytes of a number
 # These belong to the version: by them a reader knows what lies where.
 _LEAST, MOST_RUN, _PART = 1 << 13, 1 << 19, 1 << 22  # bytes: small tensors are joined up to the first
 _MOST_PIECES, MOST_INDEX = 100_000, 1 << 22  # bytes: each piece takes up to 40 of them
+
+
+class Piece(NamedTuple):
+    """Where in a file numbers lie: `size` bytes from `offset` on, `width` bytes for each number."""
+
+    offset: int
+    size: int
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +56,7 @@ def length_of(run: Run) -> int:
 class Index:
     """What the first record says: the `size` of the .pth, where its `pickle` and its numbers lie.
 
-    `pieces` are offset, size and width of each.
-
-    >>> [part.runs for part in Index(size=100, pickle=(10, 20), pieces=[(40, 8, 4)]).parts()]
+    >>> [part.runs for part in Index(size=100, pickle=(10, 20), pieces=[Piece(40, 8, 4)]).parts()]
     [[[(10, 20)]], [[(0, 10), (30, 10), (48, 52)]], [[(40, 8)]]]
 
     Raises:
@@ -60,12 +65,12 @@ class Index:
 
     size: int
     pickle: Span | None
-    pieces: Sequence[tuple[int, int, int]]
+    pieces: Sequence[Piece]
 
     def __post_init__(self) -> None:
-        at = 0
-        for width in {piece[2] for piece in self.pieces} - {*WIDTHS}:
+        for width in {piece.width for piece in self.pieces} - {*WIDTHS}:
             raise ValueError(f"numbers of {width:,} bytes")
+        at = 0
         for offset, size, width in sorted([*self.pieces, *([(*self.pickle, 1)] if self.pickle else [])]):
             if size < 1 or size % width or offset < at or offset + size > self.size:
                 raise ValueError(f"{size:,} bytes of it at {offset:,}, where {at:,} to {self.size:,} is left")
@@ -78,8 +83,8 @@ class Index:
         Raises:
             ValueError: as the class; names the pieces.
         """
-        whole = [(piece.offset, piece.size - piece.size % max(piece.width, 1), piece.width) for piece in pieces]
-        numbers = sorted((piece for piece in whole if piece[1] and piece[2] != 1), key=lambda piece: -piece[1])
+        whole = [piece._replace(size=piece.size - piece.size % max(piece.width, 1)) for piece in pieces]
+        numbers = sorted((piece for piece in whole if piece.size and piece.width != 1), key=lambda piece: -piece.size)
         try:
             return cls(
                 size=size,
@@ -107,7 +112,7 @@ class Index:
                 size=_whole(content["size"]),
                 pickle=None if pickle is None else (_whole(pickle[0]), _whole(pickle[1])),
                 pieces=sorted(
-                    (_whole(offset), _whole(size), _whole(width)) for offset, size, width in content["pieces"]
+                    Piece(_whole(offset), _whole(size), _whole(width)) for offset, size, width in content["pieces"]
                 ),
             )
             if version == VERSION and raw == index.to_json():
@@ -133,7 +138,7 @@ class Index:
             yield Part(name="header", width=1, runs=[[self.pickle]])
         number = 0
         for width in (1, *WIDTHS):
-            spans = self._between() if width == 1 else (piece[:2] for piece in self.pieces if piece[2] == width)
+            spans = self._between() if width == 1 else (piece[:2] for piece in self.pieces if piece.width == width)
             for runs in _joined(_runs(spans)):
                 yield Part(name=str(number), width=width, runs=runs)
                 number += 1

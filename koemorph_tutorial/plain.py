@@ -50,29 +50,25 @@ def _unreadable(value: Any, path: str, inside: set[int]) -> Iterator[tuple[str, 
         return
     if id(value) in inside:
         yield path, "a container that holds itself"
-    elif kind in (torch.Tensor, nn.Parameter):
-        yield from _within(vars(value).items(), path, ".", inside | {id(value)})
-    elif kind in (dict, OrderedDict, Counter):
-        for key in value:
+        return
+    inside = inside | {id(value)}
+    before = f"{path}." if path else ""
+    if kind in (list, tuple, set):
+        for number, item in enumerate(value):
+            yield from _unreadable(item, f"{path}[{number}]", inside)
+    elif kind in (dict, OrderedDict, Counter, torch.Tensor, nn.Parameter):
+        mapping = value if isinstance(value, dict) else {}
+        for key in mapping:
             if type(key) not in (str, int, float, bool, tuple, type(None)):
-                yield f"{path}.{key!r}" if path else repr(key), f"the key of type {_type_name(type(key))}"
+                yield f"{before}{key!r}", f"the key of type {_type_name(type(key))}"
             elif type(key) in (int, tuple):
-                yield from _unreadable(key, f"{path}.<key>" if path else "<key>", inside | {id(value)})
-        yield from _within(value.items(), path, ".", inside | {id(value)})
-        if kind is not dict:
-            yield from _within(vars(value).items(), path, ".", inside | {id(value)})
-    elif kind in (list, tuple, set):
-        yield from _within(enumerate(value), path, "[]", inside | {id(value)})
+                yield from _unreadable(key, f"{before}<key>", inside)
+        for key, item in (*mapping.items(), *getattr(value, "__dict__", {}).items()):
+            yield from _unreadable(item, f"{before}{key}", inside)
     elif kind is int:
         yield path, f"a number of {value.bit_length()} bits"
     else:
         yield path, "empty bytes" if kind is bytes else _type_name(kind)
-
-
-def _within(items: Any, path: str, style: str, inside: set[int]) -> Iterator[tuple[str, str]]:
-    for key, item in items:
-        step = f"[{key}]" if style == "[]" else f".{key}" if path else str(key)
-        yield from _unreadable(item, path + step, inside)
 
 
 def _type_name(kind: type) -> str:

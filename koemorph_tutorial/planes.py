@@ -7,7 +7,6 @@ weights are of a few sizes only: it carries some 3 bits, and a codec finds that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 _BLOCK = 1 << 18
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where in a file numbers lie: `size` bytes from `offset` on, `width` bytes for each number."""
-
-    offset: int
-    size: int
-    width: int
 
 
 def shuffle(data: Any, width: int) -> bytes:

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from .records import CheckpointSettings, CheckpointWriteError
 from .storage import list_checkpoints
+from .text import count
 
 _TWO_VALUES = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 
@@ -86,8 +87,8 @@ def check_room(directory: Path, contents: int, size: int) -> None:
     needed = max(contents * size - there, min(contents, 1) * size)
     if disk.f_blocks and free < needed:  # some file systems count no blocks
         refusal = CheckpointWriteError(
-            f"{directory}: expected room for {contents} checkpoints of about {size:,} bytes, found {free:,} bytes "
-            "free; free some, or lower keep_last_n"
+            f"{directory}: expected room for {count(contents, 'checkpoint')} of about {size:,} bytes, found {free:,} "
+            "bytes free; free some, or lower keep_last_n"
         )
         refusal.errno = errno.ENOSPC
         raise refusal

@@ -12,6 +12,7 @@ from torch import nn
 from .loading import ResumableLoader
 from .records import Position, state_key
 from .rng import capture_rng
+from .state import state_of
 
 
 class Progress:
@@ -61,10 +62,9 @@ class Progress:
         self._epoch_start = self.position.global_step if global_step is None else global_step
         for loader in self.loaders.values():
             loader.end_epoch()
+            loader.counts = False
         self.position = Position(epoch=ended + 1, batch=0, global_step=self._epoch_start)
         self.ended, self.at_end = True, None
-        for loader in self.loaders.values():
-            loader.counts = False
         self._usual, self._counted = self._usual if self._counted is None else self._counted, None
         return ended
 
@@ -72,8 +72,7 @@ class Progress:
         """Take what validation moves, as it is when the training batches ran out: a stop in it begins it anew."""
         self.at_end = {
             "rng_state": capture_rng(),
-            **{state_key(name): item.state_dict() for name, item in self.loaders.items()},
-            **{state_key(name): {"generator_state": item.get_state()} for name, item in self._generators.items()},
+            **{state_key(name): state_of(item) for name, item in (self.loaders | self._generators).items()},
         }
 
     @property

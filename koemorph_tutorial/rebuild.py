@@ -17,9 +17,7 @@ from .stubs import StorageStub, TensorStub, item_bytes
 from .text import printable
 from .unpickling import Attributes, Name, Opaque
 
-SCRIPTED = (
-    "__torch__."  # how the classes of TorchScript are called: their code is in the archive, and torch's alone runs it
-)
+SCRIPTED = "__torch__."  # so begin the classes of TorchScript: their code is in the archive, and torch alone runs it
 
 
 class Rebuild:
@@ -95,10 +93,9 @@ def is_numpy_number(name: str) -> bool:
 def kind_text(value: Any) -> str:
     """Say what a value of a header is, for a message."""
     if isinstance(value, (Name, Opaque)):
+        name = printable(value.name, 80)
         known = is_known(value.name)
-        return f"{'a' if known else 'the pickled'} {printable(value.name, 80)}" + (
-            "" if known else ", which runs code of its own when it is loaded"
-        )
+        return f"a {name}" if known else f"the pickled {name}, which runs code of its own when it is loaded"
     if isinstance(value, (TensorStub, StorageStub)):
         return "a tensor" if isinstance(value, TensorStub) else "a storage"
     return "nothing" if value is None else f"a {type(value).__name__}"
@@ -119,14 +116,11 @@ def storage(pid: Any) -> Any:
 
 
 def _tensor(stored: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> TensorStub:
-    if type(stored) is StorageStub and type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64:
-        for size in (offset, *shape, *stride):
-            if type(size) is not int or not 0 <= size < 2**63:
-                break
-        else:
-            marks = rest[2] if len(rest) > 2 and isinstance(rest[2], dict) else {}
-            return TensorStub(shape, stored.dtype, stored, offset, stride, _lazily(marks))
-    raise UnpicklingError("no description of a tensor")
+    whole = type(stored) is StorageStub and type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64
+    if not whole or not all(type(size) is int and 0 <= size < 2**63 for size in (offset, *shape, *stride)):
+        raise UnpicklingError("no description of a tensor")
+    marks = rest[2] if len(rest) > 2 and isinstance(rest[2], dict) else {}
+    return TensorStub(shape, stored.dtype, stored, offset, stride, _lazily(marks))
 
 
 def _tensor_v3(stored: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any) -> Any:

@@ -37,7 +37,8 @@ OPTIONAL_KEYS = ("optimizer_parameters", "ranks")
 Codec = Literal["gzip", "zstd", "shuffle-zstd"]
 SUFFIXES: Mapping[Codec, str] = {"gzip": ".pth.gz", "zstd": ".pth.zst", "shuffle-zstd": ".shuffle.pth"}  # for ".pth"
 
-_NUMBERED = re.compile(r"checkpoint_epoch_(\d{3,})\.pth")
+_NUMBERED = re.compile(r"checkpoint_epoch_([0-9]{3,})\.pth")
+_ONE_IS_TOO_FEW = "all names of the newest save share one copy of its bytes, so one more file is the only second copy"
 
 
 class CheckpointError(Exception):
@@ -124,7 +125,7 @@ def numbered_epoch(name: str) -> int | None:
     name = split_codec(name)[0]
     match = _NUMBERED.fullmatch(name)
     # A name must be exactly what we would write, so that one epoch never has two.
-    return int(match[1]) if match and match[1].isascii() and name == numbered_name(int(match[1])) else None
+    return int(match[1]) if match and name == numbered_name(int(match[1])) else None
 
 
 def is_for_inference(content: object) -> bool:
@@ -200,6 +201,7 @@ class Best:
 
 
 Kind = Literal["numbered", "best", "last", "other"]
+_NAMED: Mapping[str, Kind] = {BEST_NAME: "best", LAST_NAME: "last"}
 
 
 def kind_of(name: str) -> Kind:
@@ -208,8 +210,8 @@ def kind_of(name: str) -> Kind:
     >>> kind_of("last_model.pth"), kind_of("checkpoint_epoch_005.pth"), kind_of("checkpoint_epoch_1e3.pth")
     ('last', 'numbered', 'other')
     """
-    if name in (BEST_NAME, LAST_NAME):
-        return "best" if name == BEST_NAME else "last"
+    if name in _NAMED:
+        return _NAMED[name]
     return "other" if numbered_epoch(name) is None else "numbered"
 
 
@@ -294,7 +296,8 @@ copy of its bytes, so one more file is the only second copy
             object.__setattr__(self, "milestones", tuple(self.milestones))
         for name, expected, holds in self._rules():
             if not holds:
-                raise ValueError(f"{name}: expected {expected}, found {getattr(self, name)!r}" + self._reason(name))
+                why = f"; {_ONE_IS_TOO_FEW}" if name == "keep_last_n" and self.keep_last_n == 1 else ""
+                raise ValueError(f"{name}: expected {expected}, found {getattr(self, name)!r}{why}")
 
     def _rules(self) -> Iterator[tuple[str, str, bool]]:
         minutes = self.every_minutes
@@ -306,25 +309,12 @@ copy of its bytes, so one more file is the only second copy
         yield "keep_best_n", "a whole number from 0", _whole(self.keep_best_n, 0)
         yield "monitor", "the name of a metric", isinstance(self.monitor, str) and self.monitor.strip() != ""
         yield "mode", "'min' or 'max'", self.mode in ("min", "max")
-        yield (
-            "every_n_steps",
-            "a whole number of batches from 1, or null",
-            self.every_n_steps is None or _whole(self.every_n_steps, 1),
-        )
+        steps_hold = self.every_n_steps is None or _whole(self.every_n_steps, 1)
+        yield "every_n_steps", "a whole number of batches from 1, or null", steps_hold
         is_time = isinstance(minutes, numbers.Real) and not isinstance(minutes, bool)
-        yield (
-            "every_minutes",
-            "a time above 0, or null",
-            minutes is None or (is_time and math.isfinite(minutes) and minutes > 0),
-        )
+        minutes_hold = minutes is None or (is_time and math.isfinite(minutes) and minutes > 0)
+        yield "every_minutes", "a time above 0, or null", minutes_hold
         yield "background", "true or false", isinstance(self.background, bool)
-
-    def _reason(self, name: str) -> str:
-        if name == "keep_last_n" and self.keep_last_n == 1:
-            return (
-                "; all names of the newest save share one copy of its bytes, so one more file is the only second copy"
-            )
-        return ""
 
     def is_due(self, epoch: int) -> bool:
         """Say whether the end of `epoch` is a time to save, whatever the metrics are."""

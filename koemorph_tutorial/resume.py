@@ -28,7 +28,7 @@ from .records import (
 )
 from .state import Objects, Restored, plain_config, restore
 from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
-from .text import listed, printable
+from .text import count, listed, printable
 from .weights import find_states
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def resume_training(
     """Fill `objects` from a checkpoint: a file, or the newest sound one of a directory.
 
     Everything is checked before anything is filled. What the objects, and `config`, say otherwise than the file is in
-    `Resumed.changed`. Under `strict`, an error says why the run would not go on bitwise
-    the same (another torch, another count of threads, …) instead of a line.
+    `Resumed.changed`. Under `strict`, an error and not a line says why the run would not go on bitwise the same
+    (another torch, another count of threads, …).
 
     Raises:
         CheckpointNotFoundError: nothing there, or files but none sound.
@@ -153,7 +153,7 @@ def find(source: PathLike) -> Found:
     if not unusable:
         raise CheckpointNotFoundError(f"{source}: expected checkpoints, found none; check the path")
     raise CheckpointNotFoundError(
-        f"{source}: expected a sound checkpoint, found {len(unusable)} files and none that can be used "
+        f"{source}: expected a sound checkpoint, found {count(len(unusable), 'file')} and none that can be used "
         f"({unusable[0][1]}); move them away to start afresh"
     )
 
@@ -178,8 +178,8 @@ def bring_back(
             "and random states; use another file of the run, or load_weights for a fresh start with its weights"
         )
     best = _best_of(checkpoint)
-    before = asked_anew(settings_of(objects), checkpoint.get("metadata", {}).get("settings"))
     try:
+        before = asked_anew(settings_of(objects), checkpoint.get("metadata", {}).get("settings"))
         restored: Restored = restore(checkpoint, objects, strict=strict)
     except CheckpointError as error:
         raise type(error)(f"{found.file.path}: {error}") from None
@@ -193,10 +193,7 @@ def bring_back(
         position=found.file.position,
         best=best,
         passed_over=tuple((name, str(error)) for name, error in found.passed_over),
-        missing=restored.missing,
-        unexpected=restored.unexpected,
-        permuted=restored.permuted,
-        drift=restored.drift,
+        **vars(restored),
         changed=find_changes(before, settings_of(objects), asked, checkpoint.get("config")),
         notes=_notes(found.file, checkpoint, best),
     )

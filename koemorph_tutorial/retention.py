@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +26,11 @@ from .records import (
     kind_of,
 )
 from .removal import carry_out, spare_newest_sound
-from .storage import PathLike, describe, is_sound, list_checkpoints
+from .storage import KIND_ORDER, PathLike, describe, is_sound, list_checkpoints
 from .survey import Survey, survey
 from .text import printable
 
 __all__ = ["Plan", "PlannedFile", "carry_out", "cleanup_old_checkpoints", "plan_retention", "prune_checkpoints"]
-
-_ORDER = {"last": 3, "numbered": 2, "best": 1, "other": 0}  # of names that one save has, as a listing has them
 
 
 def plan_retention(
@@ -68,7 +67,7 @@ def plan_retention(
     )
     if keep_every_n is not None and (type(keep_every_n) is not int or keep_every_n < 1):
         raise ValueError(f"keep_every_n: expected a whole number of epochs from 1, or null, found {keep_every_n!r}")
-    files = sorted(files, key=lambda f: (f.saves, _ORDER[f.kind], f.epoch, f.codec is None, f.path), reverse=True)
+    files = sorted(files, key=lambda f: (f.saves, KIND_ORDER[f.kind], f.epoch, f.codec is None, f.path), reverse=True)
     numbered = [file for file in files if file.kind == "numbered"]
     finite = [file for file in numbered if _is_finite(file, best)]
     # Among equals the earlier epoch is the best one, as in Best.
@@ -148,14 +147,12 @@ def prune_checkpoints(
     )
     rules.plan([])  # refused before anything is looked at
     folder = _folder_of_run(directory)
-    if not dry_run:
-        with hold(folder):  # planned only now: until now another process may have written
-            named = _by_names(folder, rules)
-            if named is not None:
-                return carry_out(named[0], look=named[1].objection)
-            return carry_out(_by_headers(folder, rules))
-    named = _by_names(folder, rules)
-    return carry_out(_by_headers(folder, rules), dry_run=True) if named is None else named[0]
+    with nullcontext() if dry_run else hold(folder):  # planned only now: until now another process may have written
+        named = _by_names(folder, rules)
+        if named is None:
+            return carry_out(_by_headers(folder, rules), dry_run=dry_run)
+        plan, seen = named
+        return plan if dry_run else carry_out(plan, look=seen.objection)
 
 
 def cleanup_old_checkpoints(
@@ -193,14 +190,7 @@ class _Rules:
     best: Best
 
     def plan(self, files: Sequence[CheckpointFile]) -> Plan:
-        return plan_retention(
-            files,
-            keep_last_n=self.keep_last_n,
-            keep_best_n=self.keep_best_n,
-            keep_every_n=self.keep_every_n,
-            milestones=self.milestones,
-            best=self.best,
-        )
+        return plan_retention(files, **vars(self))
 
     def stay(self, epochs: Sequence[int]) -> set[int]:
         """Say which of the epochs of a run, newest first, stay whatever their files hold."""
@@ -246,7 +236,7 @@ def _by_names(folder: Path, rules: _Rules) -> tuple[Plan, Survey] | None:
     def files() -> list[PlannedFile]:
         why = (_older(rules.keep_last_n),)
         going = [PlannedFile(file=file, keep=False, reasons=why, frees=frees) for file, frees in seen.records()]
-        return sorted([*kept.files, *going], key=lambda i: (i.file.epoch, _ORDER[i.file.kind]), reverse=True)
+        return sorted([*kept.files, *going], key=lambda i: (i.file.epoch, KIND_ORDER[i.file.kind]), reverse=True)
 
     notes = ["planned from names; each file is looked into right before it goes, and stays if it is another than named"]
     notes += [f"{name} stays: not a name that this library writes" for name in seen.unknown]

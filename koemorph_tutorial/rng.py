@@ -7,11 +7,13 @@ number beside their state (``gauss_next``, ``has_gauss``); without it every seco
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from .records import MismatchError
 
@@ -46,8 +48,17 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     Raises:
         MismatchError: a state that is there and cannot be applied; then no generator was changed.
     """
-    apply_rng = prepare_rng(state)
-    apply_rng()
+    prepare_rng(state)()
+
+
+@contextmanager
+def kept_rng() -> Iterator[dict[str, Any]]:
+    """Yield the state of every generator, and put it back at the end: a ``state_dict`` may draw random numbers."""
+    state = capture_rng()
+    try:
+        yield state
+    finally:
+        restore_rng(state)
 
 
 def prepare_rng(state: Mapping[str, Any]) -> Callable[[], None]:
@@ -57,23 +68,15 @@ def prepare_rng(state: Mapping[str, Any]) -> Callable[[], None]:
         MismatchError: which generator's state cannot be applied.
     """
     steps: list[Callable[[], None]] = []
-
-    def add(name: str, check: Callable[[Any], Callable[[], None]]) -> None:
-        if name not in state:
-            return
+    for name, check in {"python": _python, "numpy": _numpy, "torch": _torch, "cuda": _cuda}.items():
         try:
-            steps.append(check(state[name]))
+            if name in state:
+                steps.append(check(state[name]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise MismatchError(
                 f"rng_state.{name}: the state in the file cannot be applied ({error}); without it the run would go on "
                 "with other random numbers"
             ) from None
-
-    add("python", _python)
-    add("numpy", _numpy)
-    add("torch", _torch)
-    if torch.cuda.is_available() and len(state.get("cuda", ())) == torch.cuda.device_count():
-        add("cuda", lambda states: lambda: torch.cuda.set_rng_state_all(states))
 
     def apply_all() -> None:
         for step in steps:
@@ -104,6 +107,15 @@ def _torch(state: Any) -> Callable[[], None]:
     return lambda: torch.set_rng_state(state)
 
 
+def _cuda(states: Any) -> Callable[[], None]:
+    if not torch.cuda.is_available() or len(states) != torch.cuda.device_count():
+        return lambda: None
+    for state in states:  # what torch would ask for; a trial generator would start CUDA
+        if state.dtype != torch.uint8:
+            raise TypeError("expected a torch.ByteTensor")
+    return lambda: torch.cuda.set_rng_state_all(states)
+
+
 def _to_plain(value: Any) -> Any:
     """Turn numpy's state into tensors and ints; uint64 has no signed tensor of its size and becomes a list."""
     if isinstance(value, dict):
@@ -119,3 +131,23 @@ def _from_plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.numpy().astype(np.uint32)
     return np.asarray(value, dtype=np.uint64) if isinstance(value, list) else value
+
+
+def loaders_without_generator(objects: Mapping[str, object]) -> list[str]:
+    """Return a line per DataLoader that shuffles by torch's global random numbers: anything may change its order.
+
+    >>> loaders_without_generator({"model": torch.nn.Linear(1, 1), "loader": DataLoader(range(4), shuffle=False)})
+    []
+    """
+    return [
+        f"{name} shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
+        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
+        for name, item in objects.items()
+        if isinstance(item, DataLoader)
+        and _draws_globally(item.sampler if item.batch_sampler is None else item.batch_sampler)
+    ]
+
+
+def _draws_globally(sampler: Any) -> bool:
+    inner = getattr(sampler, "sampler", None)
+    return getattr(sampler, "generator", sampler) is None or (inner is not None and _draws_globally(inner))

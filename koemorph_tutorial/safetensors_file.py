@@ -61,20 +61,19 @@ def read_safetensors(file: BinaryIO) -> tuple[dict[str, TensorStub], Mapping[str
     if not isinstance(header, dict):
         raise ValueError("a header that is no object")
     metadata = header.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata
+    if metadata is None:
+        metadata = {}
     if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
         raise ValueError("metadata that is no text")
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
-    at = 0
+    places, at = {}, 0
     for name in sorted(tensors, key=lambda name: header[name]["data_offsets"]):
         begin, end = header[name]["data_offsets"]
         if begin != at:
             raise ValueError(f"tensor {name!r} begins at byte {begin:,} of the data, not at {at:,}")
-        at = end
+        places[name], at = Place(offset=start + begin, size=end - begin), end
     if start + at != size:
         raise ValueError(f"its tensors end at byte {start + at:,}, and the file at {size:,}")
-    offsets = {name: header[name]["data_offsets"] for name in tensors}
-    places = {name: Place(offset=start + begin, size=end - begin) for name, (begin, end) in offsets.items()}
     return tensors, places, metadata
 
 

@@ -85,10 +85,9 @@ class StopRequest:
             earlier(number, frame)
 
 
-Handler = Callable[[int, FrameType | None], Any]
-
-
-def _pass_on(handler: Handler | int | None, number: int, frame: FrameType | None) -> None:
+def _pass_on(
+    handler: Callable[[int, FrameType | None], Any] | int | None, number: int, frame: FrameType | None
+) -> None:
     if callable(handler):
         handler(number, frame)
     elif handler != signal.SIG_IGN:

@@ -32,12 +32,12 @@ optimizer_state_dict
         MismatchError: there are no weights in it.
         ValueError: `bf16`, and a weight that is too large for it.
     """
-    convert = _Halving() if bf16 else _as_it_is
+    convert = _Halving() if bf16 else lambda state: state
     if _are_weights(checkpoint):
         whole = convert(checkpoint)
         return copy.copy(whole) if isinstance(whole, dict) else dict(whole)
-    found, kept = _without_training(checkpoint, convert)
-    if not found:
+    kept = _without_training(checkpoint, convert)
+    if not kept:
         names = ", ".join(printable(str(key), 40) for key in list(checkpoint)[:12])
         raise MismatchError(f"expected weights in the checkpoint, found none: {names or 'it is empty'}")
     if "format_version" in kept and isinstance(kept.get("metadata"), Mapping):
@@ -45,12 +45,8 @@ optimizer_state_dict
     return kept
 
 
-def _as_it_is(state: State) -> State:
-    return state
-
-
-def _without_training(content: State, convert: Callable[[State], State], depth: int = 0) -> tuple[bool, dict[str, Any]]:
-    """Return whether there are weights in `content`, and what is left of it."""
+def _without_training(content: State, convert: Callable[[State], State], depth: int = 0) -> dict[str, Any]:
+    """Return what is left of `content`; nothing where there are no weights in it."""
     found, kept = False, {}
     for key, value in content.items():
         if key in _TOLD and not depth:
@@ -62,10 +58,10 @@ def _without_training(content: State, convert: Callable[[State], State], depth: 
         elif not _holds_tensors(value):
             kept[key] = value
         elif isinstance(value, Mapping) and depth < _DEEPEST:  # a whole checkpoint under that key
-            inside, left = _without_training(value, convert, depth + 1)
-            if inside:
+            left = _without_training(value, convert, depth + 1)
+            if left:
                 found, kept[key] = True, left
-    return found, kept
+    return kept if found else {}
 
 
 def _are_weights(value: Any) -> bool:

@@ -37,9 +37,10 @@ class Snapshot:
         plain = [tensor for tensor in tensors if _is_plain(tensor)]
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in plain}
         free, self._memory = self._memory, {}
-        taken = {identity: self._find(free, storage) for identity, storage in storages.items()}
+        fitting = ((identity, free.get(_kind(storage))) for identity, storage in storages.items())
+        taken = {identity: found.pop() for identity, found in fitting if found}
         del free  # what this state has no use for goes before more is taken
-        copies = {identity: self._copy(taken[identity], storage) for identity, storage in storages.items()}
+        copies = {identity: self._copy(taken.get(identity), storage) for identity, storage in storages.items()}
         # Where deepcopy looks for what it has copied: first whole tensors, then, for all other views, storages.
         memo: dict[Any, Any] = {"torch": copies}
         for tensor in tensors:
@@ -48,11 +49,6 @@ class Snapshot:
             elif tensor.layout is not torch.strided:  # some of which deepcopy cannot do
                 memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
         return copy.deepcopy(dict(checkpoint), memo)
-
-    def _find(self, free: _Storages, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
-        """Return memory of the copy before that fits."""
-        fitting = free.get(_kind(storage), [])
-        return fitting.pop() if fitting else None
 
     def _copy(self, found: torch.UntypedStorage | None, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         pinned = storage.device.type == "cuda"  # memory that the GPU writes to by itself

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy as copying
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,18 +21,19 @@ from torch.utils.data import DataLoader
 
 from .kinds import kind_of_object, match_class
 from .naming import (
+    Match,
     describe_parameters,
-    loaders_without_generator,
     match_module,
     match_optimizer,
     plain_name,
+    plain_versions,
     unnamed_parameters,
     unwrap,
 )
 from .plain import check_plain
 from .provenance import collect_metadata, device_of, find_drift
 from .records import FORMAT_VERSION, Best, MismatchError, Position, UnsavableStateError, state_key
-from .rng import capture_rng, prepare_rng
+from .rng import kept_rng, loaders_without_generator, prepare_rng
 
 Objects = Mapping[str, object]
 
@@ -106,25 +107,24 @@ def build(
     """
     check_objects(objects)
     modules = {name: unwrap(item) for name, item in objects.items() if isinstance(item, nn.Module)}
-    random_states = capture_rng()  # first: an object's state_dict may draw random numbers
-    checkpoint = {
-        "format_version": FORMAT_VERSION,
-        "run": dict(run),
-        "epoch": epoch,
-        "global_step": position.global_step,
-        "position": asdict(position),
-        **{state_key(name): state_of(item) for name, item in objects.items()},
-        "optimizer_parameters": describe_parameters(objects),
-        "metrics": dict(metrics),
-        "best": asdict(best),
-        "rng_state": random_states,
-        "config": plain_config(config),
-        "metadata": {
-            **collect_metadata(modules, training_time),
-            "objects": {name: kind_of_object(unwrap(item)) for name, item in objects.items()},
-        },
-    }
-    prepare_rng(random_states)()
+    with kept_rng() as random_states:
+        checkpoint = {
+            "format_version": FORMAT_VERSION,
+            "run": dict(run),
+            "epoch": epoch,
+            "global_step": position.global_step,
+            "position": asdict(position),
+            **{state_key(name): state_of(item) for name, item in objects.items()},
+            "optimizer_parameters": describe_parameters(objects),
+            "metrics": dict(metrics),
+            "best": asdict(best),
+            "rng_state": random_states,
+            "config": plain_config(config),
+            "metadata": {
+                **collect_metadata(modules, training_time),
+                "objects": {name: kind_of_object(unwrap(item)) for name, item in objects.items()},
+            },
+        }
     return copying.deepcopy(checkpoint) if copy else checkpoint
 
 
@@ -149,13 +149,10 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
         found = ", ".join(unexpected) or "no state at all"
         raise MismatchError(f"expected the state of {', '.join(modules or missing)}, found {found}")
 
-    described = checkpoint.get("optimizer_parameters", {})
-    kinds = checkpoint.get("metadata", {}).get("objects", {})
-    drift = [*find_drift(checkpoint, device_of(modules)), *unnamed_parameters(described)]
+    drift = [*find_drift(checkpoint, device_of(modules))]
+    drift += unnamed_parameters(checkpoint.get("optimizer_parameters", {}))
     drift += loaders_without_generator(objects)
-    sure: list[Callable[[], object]] = []
-    unsure: list[tuple[str, Any, Callable[[], object]]] = []  # what only the object itself can check
-    permuted: list[str] = []
+    matches: dict[str, Match] = {}
     problems: list[str] = []
     # Modules first: where the model is another one, what its optimizer says is no news.
     for name, item in sorted(objects.items(), key=lambda pair: not isinstance(pair[1], nn.Module)):
@@ -165,69 +162,57 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
         if not isinstance(saved, Mapping):
             problems.append(f"{state_key(name)}: expected a dict, found {type(saved).__name__}")
             continue
-        if isinstance(item, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
-            problem, why = match_class(item, kinds.get(name), saved)
-            drift += [f"{name}: {why}"] if why else []
-            if problem:
-                problems.append(f"{name}: {problem}")
-                continue
-        if isinstance(item, (nn.Module, torch.optim.Optimizer)):
-            if isinstance(item, nn.Module):
-                match = match_module(item, saved)
-            else:
-                match = match_optimizer(name, item, saved, described.get(name), objects)
-            permuted += [name] if match.permuted else []
-            problems += [f"{name}: {problem}" for problem in match.problems]
-            drift += [f"{name}: {why}" for why in match.drift]
-            if match.sure:
-                sure.append(match.fill)
-            else:
-                unsure.append((name, item, match.fill))
-        else:
-            if hasattr(type(item), "drift_from"):  # a ResumableLoader, or what else knows more than its state
-                drift += [f"{name}: {why}" for why in item.drift_from(saved)]  # type: ignore[attr-defined]
-            unsure.append((name, item, partial(_load_into, item, dict(saved))))
+        match = matches[name] = _match(name, saved, checkpoint, objects)
+        problems += [f"{name}: {problem}" for problem in match.problems]
+        drift += [f"{name}: {why}" for why in match.drift]
     if problems:
         raise MismatchError("; ".join(problems))
     if strict and drift:
         raise MismatchError("not bitwise from here: " + "; ".join(drift))
     apply_rng = prepare_rng(checkpoint.get("rng_state", {}))
-    _fill_or_put_back(unsure)
-    for fill in sure:
-        fill()
+    _fill_or_put_back({name: match for name, match in matches.items() if not match.sure}, objects)
+    for match in matches.values():
+        if match.sure:
+            match.fill()
     apply_rng()
-    return Restored(missing=missing, unexpected=unexpected, permuted=tuple(permuted), drift=tuple(drift))
+    permuted = tuple(name for name, match in matches.items() if match.permuted)
+    return Restored(missing=missing, unexpected=unexpected, permuted=permuted, drift=tuple(drift))
+
+
+def _match(name: str, saved: Mapping[str, Any], checkpoint: Mapping[str, Any], objects: Objects) -> Match:
+    """Match the saved state of the object called `name` to it, as far as anybody but the object itself can."""
+    item: Any = objects[name]
+    if isinstance(item, nn.Module):
+        return match_module(item, saved)
+    why = ""
+    if isinstance(item, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+        kinds = checkpoint.get("metadata", {}).get("objects", {})
+        problem, why = match_class(item, kinds.get(name), saved)
+        if problem:
+            return Match(problems=[problem])
+    if isinstance(item, torch.optim.Optimizer):
+        described = checkpoint.get("optimizer_parameters", {}).get(name)
+        match = match_optimizer(name, item, saved, described, objects)
+    else:
+        # A ResumableLoader, or what else knows more than its state, has such a method.
+        drift = item.drift_from(saved) if hasattr(type(item), "drift_from") else ()
+        match = Match(fill=partial(_load_into, item, dict(saved)), drift=drift, sure=False)
+    return replace(match, drift=[why, *match.drift]) if why else match
 
 
 def state_of(item: Any) -> dict[str, Any]:
     """Return an object's state as a checkpoint holds it: of a module without its wrappers."""
-    if isinstance(item, torch.Generator):
-        return {"generator_state": item.get_state()}
-    state: dict[str, Any] = unwrap(item).state_dict()
+    state = _own_state(item)
     if isinstance(item, nn.Module) and any(name != plain_name(name) for name in state):
         plain = OrderedDict((plain_name(name), value) for name, value in state.items())
-        if hasattr(state, "_metadata"):  # the versions of the layers, by the same names
-            plain._metadata = {plain_name(f"{k}.")[:-1]: v for k, v in state._metadata.items()}  # type: ignore[attr-defined]
+        if hasattr(state, "_metadata"):
+            plain._metadata = plain_versions(state._metadata)  # type: ignore[attr-defined]
         return plain
     return state
 
 
-def _fill_or_put_back(items: list[tuple[str, Any, Callable[[], object]]]) -> None:
-    before: list[tuple[Any, dict[str, Any]]] = []
-    for name, item, fill in items:
-        try:
-            own = (
-                {"generator_state": item.get_state()}
-                if isinstance(item, torch.Generator)
-                else unwrap(item).state_dict()
-            )
-            before.append((item, copying.deepcopy(own)))
-            fill()
-        except Exception as error:  # whatever an object of the caller's raises
-            for filled, state in reversed(before):
-                with suppress(Exception):  # the one that refused may refuse this as well
-                    _load_into(filled, state)
-            raise MismatchError(f"{name}: refused its state: {type(error).__name__}: {error}") from error
+def _own_state(item: Any) -> dict[str, Any]:
+    return {"generator_state": item.get_state()} if isinstance(item, torch.Generator) else unwrap(item).state_dict()
 
 
 def _load_into(item: Any, state: dict[str, Any]) -> None:
@@ -235,6 +220,19 @@ def _load_into(item: Any, state: dict[str, Any]) -> None:
         item.set_state(state["generator_state"])
     else:
         unwrap(item).load_state_dict(state)
+
+
+def _fill_or_put_back(matches: Mapping[str, Match], objects: Objects) -> None:
+    before: list[tuple[Any, dict[str, Any]]] = []
+    for name, match in matches.items():
+        try:
+            before.append((objects[name], copying.deepcopy(_own_state(objects[name]))))
+            match.fill()
+        except Exception as error:  # whatever an object of the caller's raises
+            for filled, state in reversed(before):
+                with suppress(Exception):  # the one that refused may refuse this as well
+                    _load_into(filled, state)
+            raise MismatchError(f"{name}: refused its state: {type(error).__name__}: {error}") from error
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -256,7 +254,7 @@ def plain_config(config: Any) -> dict[str, Any]:
             plain = omegaconf.OmegaConf.to_container(config, resolve=True)
         except Exception as error:  # an interpolation that leads nowhere
             raise UnsavableStateError(f"config: {str(error).splitlines()[0]}; nothing was saved") from None
-    elif is_dataclass(config) and not isinstance(config, type):
+    elif _is_instance(config):
         plain = {field.name: getattr(config, field.name) for field in fields(config)}
     elif isinstance(config, Mapping):
         plain = dict(config)
@@ -266,11 +264,10 @@ def plain_config(config: Any) -> dict[str, Any]:
         raise UnsavableStateError(
             f"config: expected a mapping, a dataclass or a Namespace, found {type(config).__name__}; nothing was saved"
         )
-    plain = {key: _plain_dataclass(value) for key, value in plain.items()}
+    plain = {key: asdict(each) if _is_instance(each) else each for key, each in plain.items()}
     check_plain(plain, "config")
     return copying.deepcopy(plain)
 
 
-def _plain_dataclass(value: Any) -> Any:
-    """Return a dataclass as a dict, anything else as it is."""
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def _is_instance(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)

@@ -92,8 +92,7 @@ def unpack_stream(source: BinaryIO, kind: Kind, path: Path, limit: int, step: in
         UnsupportedCheckpointError: packed so that more memory than is sensible, or a dictionary, is needed.
     """
     size = source.seek(0, os.SEEK_END)
-    seal = _read_seal(source, kind, size)
-    left = size - (len(b"".join(_SEALS[kind])) + 4 if seal is not None else 0)
+    seal, left = _read_seal(source, kind, size)
     source.seek(0)
     crc = unpacked = 0
     decompressor = zlib.decompressobj(31) if kind == "gzip" else zstd().ZstdDecompressor()
@@ -113,7 +112,7 @@ def unpack_stream(source: BinaryIO, kind: Kind, path: Path, limit: int, step: in
                 if unpacked > limit:
                     raise bomb(path, size, unpacked)
                 yield chunk
-        except (zlib.error, _zstd_error()) as error:
+        except (zlib.error, zstd().ZstdError) as error:
             raise _undecodable(path, kind, error, ours=seal is not None) from None
     behind = left + len(decompressor.unused_data)
     if behind:
@@ -126,14 +125,15 @@ def unpack_stream(source: BinaryIO, kind: Kind, path: Path, limit: int, step: in
         )
 
 
-def _read_seal(source: BinaryIO, kind: Kind, size: int) -> int | None:
+def _read_seal(source: BinaryIO, kind: Kind, size: int) -> tuple[int | None, int]:
+    """Return the CRC32 of the seal, None where there is none, and how many bytes lie before it."""
     before, behind = _SEALS[kind]
     length = len(before) + 4 + len(behind)
     source.seek(max(size - length, 0))
     tail = source.read(length)
     if len(tail) == length and tail.startswith(before) and tail.endswith(behind):
-        return int.from_bytes(tail[len(before) : len(before) + 4], "little")
-    return None
+        return int.from_bytes(tail[len(before) : len(before) + 4], "little"), size - length
+    return None, size
 
 
 def _check_claim(start: bytes, path: Path, size: int, limit: int) -> None:
@@ -149,23 +149,16 @@ def _check_claim(start: bytes, path: Path, size: int, limit: int) -> None:
 
 def _steps(decompressor: Any, data: bytes, step: int) -> Iterator[bytes]:
     """Yield what comes out of `data`, at most `step` bytes at a time."""
-    chunk = decompressor.decompress(data, step)
-    yield chunk
-    while not decompressor.eof:
-        if hasattr(decompressor, "needs_input"):
-            rest, done = b"", decompressor.needs_input
-        else:  # zlib may keep the end of a chunk that is full
-            rest = decompressor.unconsumed_tail
-            done = not rest and len(chunk) < step
-        if done:
-            return
-        chunk = decompressor.decompress(rest, step)
+    while True:
+        chunk = decompressor.decompress(data, step)
         yield chunk
-
-
-def _zstd_error() -> type[Exception]:
-    error: type[Exception] = zstd().ZstdError
-    return error
+        if hasattr(decompressor, "needs_input"):
+            data, done = b"", decompressor.needs_input
+        else:  # zlib may keep the end of a chunk that is full
+            data = decompressor.unconsumed_tail
+            done = not data and len(chunk) < step
+        if done or decompressor.eof:
+            return
 
 
 def _undecodable(path: Path, kind: Kind, error: Exception, *, ours: bool) -> CheckpointError:

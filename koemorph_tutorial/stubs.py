@@ -10,7 +10,7 @@ from typing import Any
 from .text import printable
 from .unpickling import Opaque
 
-Path = tuple[Any, ...]
+Keys = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ _BYTES = {
 }
 
 
-def find_tensors(content: Any) -> Iterator[tuple[Path, TensorStub]]:
+def find_tensors(content: Any) -> Iterator[tuple[Keys, TensorStub]]:
     """Yield every tensor in a header's content with its keys; a container that is there twice is walked once.
 
     A bare storage counts as a tensor of one axis.
     """
-    stack: list[tuple[Path, Any]] = [((), content)]
+    stack: list[tuple[Keys, Any]] = [((), content)]
     seen: set[int] = set()
     while stack:
-        path, value = stack.pop()
+        keys, value = stack.pop()
         if isinstance(value, StorageStub):
-            yield path, TensorStub((value.elements,), value.dtype, value, 0, (1,))
+            yield keys, TensorStub((value.elements,), value.dtype, value, 0, (1,))
         elif isinstance(value, TensorStub):
-            yield path, value
+            yield keys, value
         elif id(value) not in seen:
             seen.add(id(value))
-            below = [((*path, key) if len(path) < _DEEPEST else path, item) for key, item in _items(value)]
+            below = [((*keys, key) if len(keys) < _DEEPEST else keys, item) for key, item in _items(value)]
             stack += reversed(below)
 
 

@@ -51,10 +51,6 @@ class TensorReader:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def read(self, stub: TensorStub) -> Array:

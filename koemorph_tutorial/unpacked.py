@@ -31,15 +31,6 @@ class Unpacked(io.RawIOBase):
         self.codec, self.packed = content.codec, content.packed
         self._data, self._at = content.data, 0
 
-    def again(self) -> Unpacked:
-        """Return another reader of the same bytes, for another thread."""
-        return Unpacked(self._opened())
-
-    def _opened(self) -> Content:
-        if self._content is None:
-            raise ValueError("the file is closed")
-        return self._content
-
     def is_same(self, other: object) -> bool:
         """Say whether another reader reads the same file."""
         return isinstance(other, Unpacked) and self._content is not None and self._content is other._content
@@ -71,7 +62,8 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` and return with how many bytes: fewer only at the end."""
-        self._opened()
+        if self.closed:
+            raise ValueError("the file is closed")
         view = memoryview(buffer).cast("B")
         piece = self._data[self._at : self._at + len(view)]
         view[: len(piece)] = piece
@@ -79,5 +71,10 @@ class Unpacked(io.RawIOBase):
         return len(piece)
 
 
-# One unpacking serves all who read a file at a time: by what tells that it is the same file, and has not changed.
+def identity_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells that a file is the same one, and has not changed."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+# One unpacking serves all who read a file at a time, by its identity.
 CONTENTS: WeakValueDictionary[tuple[int, int, int, int], Content] = WeakValueDictionary()

@@ -80,15 +80,13 @@ def checkpoints_in(path: Path) -> list[Path]:
         return [path]
     folder = path / "checkpoints" if os.path.isdir(path / "checkpoints") else path
     try:
-        found = sorted(folder / name for name in os.listdir(folder) if name.endswith(_ENDINGS))
+        found = [folder / name for name in os.listdir(folder) if name.endswith(_ENDINGS)]
     except OSError as error:
         raise CheckpointNotFoundError(f"{folder}: expected a folder of checkpoints, but {error.strerror}") from None
     if not found:
         raise CheckpointNotFoundError(f"{folder}: expected checkpoints in it, found none; name a file")
     found.sort(key=lambda file: (not file.name.startswith("checkpoint_"), file.name), reverse=True)
-    once = {
-        os.stat(file).st_ino if file.is_file() else str(file): file for file in found
-    }  # by its number, if it has one
+    once = {os.stat(file).st_ino if file.is_file() else str(file): file for file in found}  # the last one stays
     return sorted(once.values())
 
 

@@ -11,20 +11,15 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from .records import TRY_OLDER, DamagedCheckpointError
+from .stored import END, END_64, ENTRY, LOCAL, LOCATOR_64
 
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # 4.3.7
-_ENTRY = 46  # bytes of an entry in the directory, without its name (4.3.12)
-_END = struct.Struct("<4s4H2LH")  # 4.3.16
-_END_64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
-_LOCATOR_64 = struct.Struct("<4sLQL")  # 4.3.15
 _LARGE = 1 << 24  # bytes that are worth a second thread
 _CHUNK = 1 << 18  # what a core's cache holds: larger ones are slower
 _KNOWN_FLAGS = 0x0808  # sizes after the bytes, names in UTF-8: all that torch.save sets
@@ -39,6 +34,8 @@ def read_records(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
         DamagedCheckpointError: no such zip, cut short, or one that torch would not have written.
     """
     size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - END.size, 0))
+    file.read()  # zipfile would take a disk that cannot read this for a file that is cut short
     try:
         with zipfile.ZipFile(file) as archive:
             entries, start = archive.infolist(), archive.start_dir
@@ -91,16 +88,16 @@ def _check_end(file: BinaryIO, path: Path, count: int, start: int, size: int) ->
     """Check that directory and end are where, and as long as, they say themselves: torch looks at each of these."""
     file.seek(start)
     tail = file.read(size - start)
-    end = len(tail) - _END.size
+    end = len(tail) - END.size
     holds = end >= 0 and tail[end : end + 4] == b"PK\x05\x06"
     if holds:
-        _, disk, first, here, total, length, offset, comment = _END.unpack_from(tail, end)
-        long = end - _LOCATOR_64.size
+        _, disk, first, here, total, length, offset, comment = END.unpack_from(tail, end)
+        long = end - LOCATOR_64.size
         found, stop = (disk, first, here, total, length, offset, comment), end
-        if long >= 0 and tail[long : long + 4] == b"PK\x06\x07" and long >= _END_64.size:
-            _, disk, at, disks = _LOCATOR_64.unpack_from(tail, long)
-            stop = long - _END_64.size
-            name, rest, _, _, own, first, here_64, total_64, length_64, offset_64 = _END_64.unpack_from(tail, stop)
+        if long >= 0 and tail[long : long + 4] == b"PK\x06\x07" and long >= END_64.size:
+            _, disk, at, disks = LOCATOR_64.unpack_from(tail, long)
+            stop = long - END_64.size
+            name, rest, _, _, own, first, here_64, total_64, length_64, offset_64 = END_64.unpack_from(tail, stop)
             holds = (name, rest, disk, disks, own, first, at) == (b"PK\x06\x06", 44, 0, 1, 0, 0, start + stop)
             holds &= (here_64, total_64, length_64, offset_64) == (count, count, stop, start)
         holds &= all(
@@ -116,7 +113,7 @@ def _check_end(file: BinaryIO, path: Path, count: int, start: int, size: int) ->
         for _ in range(count):
             lengths = struct.unpack_from("<3H", tail, at + 28)
             holds &= tail[at : at + 4] == b"PK\x01\x02"
-            at += _ENTRY + sum(lengths)
+            at += ENTRY.size + sum(lengths)
             if at > stop:
                 break
         holds &= at == stop
@@ -138,27 +135,22 @@ def find_damaged(file: BinaryIO, path: Path, records: list[zipfile.ZipInfo]) -> 
 
     Two cores share the work where there is enough of it: zlib computes without Python's lock.
     """
-    again: Callable[[], Any] | None = None  # makes a reader with a position of its own
-    if sum(info.compress_size for info in records) >= _LARGE:
-        again = getattr(file, "again", None)  # of what was unpacked
-        if again is None and hasattr(os, "preadv"):
-            with suppress(io.UnsupportedOperation):  # it is in memory
-                again = partial(_Shared, file.fileno())
-    if again is None:
+    if sum(info.compress_size for info in records) < _LARGE:
         yield from filter(None, (_check(file, path, info) for info in records))
         return
+    turn = Lock()
     with ThreadPoolExecutor(2) as pool:
         try:
-            yield from filter(None, pool.map(lambda info: _check(again(), path, info), records))
+            yield from filter(None, pool.map(lambda info: _check(_Shared(file, turn), path, info), records))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 class _Shared(io.RawIOBase):
-    """A file that others read as well: with a position of its own."""
+    """A file that others read as well, one at a time: with a position of its own."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._at = descriptor, 0
+    def __init__(self, file: BinaryIO, turn: Lock) -> None:
+        self._file, self._turn, self._at = file, turn, 0
 
     def readable(self) -> bool:
         return True
@@ -168,7 +160,9 @@ class _Shared(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._descriptor, [buffer], self._at)
+        with self._turn:
+            self._file.seek(self._at)
+            count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]  # typeshed: not in BinaryIO
         self._at += count
         return count
 
@@ -215,9 +209,9 @@ def _chunks(file: BinaryIO, path: Path, info: zipfile.ZipInfo, buffer: memoryvie
 def seek_behind_header(file: BinaryIO, path: Path, record: str, offset: int) -> None:
     """Move to the first byte of a record, whose header lies at `offset`; the name there must be its own."""
     file.seek(max(offset, 0))  # below 0 where the end of the file is damaged
-    head = file.read(_LOCAL_HEADER.size)
-    if len(head) == _LOCAL_HEADER.size:
-        signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+    head = file.read(LOCAL.size)
+    if len(head) == LOCAL.size:
+        signature, *_, name_length, extra_length = LOCAL.unpack(head)
         name = file.read(name_length)
         if offset >= 0 and signature == b"PK\x03\x04" and name == record.encode():
             file.seek(extra_length, os.SEEK_CUR)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from koemorph_tutorial import CheckpointManager, CheckpointSettings, ResumableLoader, loading, manager, resume
+from koemorph_tutorial import CheckpointManager, CheckpointSettings, ResumableLoader, manager, resume, skipping
 from koemorph_tutorial.commit import Commits
 from koemorph_tutorial.state import build
 from koemorph_tutorial.testing import Recorder
@@ -175,4 +175,4 @@ def share_the_global_generator() -> None:
                 sampler.generator = torch.default_generator
         return torch.default_generator
 
-    loading._own_generator = the_global_one
+    skipping._own_generator = the_global_one

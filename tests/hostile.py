@@ -31,8 +31,8 @@ from torch import nn
 
 from koemorph_tutorial.compression import Piece, pack
 from koemorph_tutorial.records import Best, Codec, Position
-from koemorph_tutorial.shuffled import Records
 from koemorph_tutorial.state import build
+from koemorph_tutorial.stored import Records
 from koemorph_tutorial.streams import zstd
 
 from .forging import (

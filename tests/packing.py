@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from koemorph_tutorial import compression, shuffled
+from koemorph_tutorial import compression
 from koemorph_tutorial.compression import Piece
 from koemorph_tutorial.records import Codec
+from koemorph_tutorial.stored import Records
 
 # How much memory a process had at most. What Linux says in ru_maxrss may be that of the process that started it.
 PEAK = """
@@ -91,7 +92,7 @@ def beginning(data: bytes, codec: Codec) -> bytes:
 def forged(index: bytes | Mapping[str, Any], records: Mapping[str, bytes], end: bytes | None = None) -> bytes:
     """Return a file of shuffle-zstd whose checksums hold, whatever its index says."""
     target = io.BytesIO()
-    writer = shuffled.Records(target)
+    writer = Records(target)
     writer.write("index", index if isinstance(index, bytes) else json.dumps(index, separators=(",", ":")).encode())
     for name, data in records.items():
         writer.write(name, data)

@@ -101,12 +101,15 @@ def masked(text: str) -> str:
 
 
 def agrees(shown: str, said: str) -> bool:
-    """Say whether README shows what was said: a … stands for the rest of a line, and alone in a line for some lines."""
-    pattern = ""
+    """Say whether README shows what was said: a … stands for the rest of a line, and alone in a line for some lines.
+
+    Where a line breaks depends on how long its figures are, so a break is as good as a space.
+    """
+    pattern = r"\s*"
     for line in masked(shown).splitlines():
-        words = re.escape(line.strip()).replace("…", ".*?")
-        pattern += "(.*\n)*?" if line.strip() == "…" else rf" ?{words} ?\n"
-    return re.fullmatch(pattern, masked(said)) is not None
+        words = r"\s+".join(map(re.escape, line.split())).replace("…", ".*?")
+        pattern += r"(?m:^)(.*\n)*?\s*" if line.strip() == "…" else rf"{words}\s+"
+    return re.fullmatch(pattern, masked(said) + "\n") is not None
 
 
 # ---------------------------------------------------------------------------------------- what the stranger wants

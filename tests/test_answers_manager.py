@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from koemorph_tutorial.teaching import diploma, examination
+from koemorph_tutorial.teaching.cells import changed
 from koemorph_tutorial.teaching.exercises.manager import LOOP, OBJECTS, WATCHED
 
-from .test_answers import said_to
+from .test_answers import refused, said_to
 
 # ------------------------------------------------------------------------------------------------ 10.3
 
@@ -57,9 +60,7 @@ def test_every_right_dict_passes(lines: tuple[str, ...], capsys: pytest.CaptureF
     ],
 )
 def test_what_is_said_of_other_dicts_is_true(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = said_to("10.3", objects(line), capsys)
-    assert said.startswith("10.3: not yet\n")
-    assert words in said
+    refused("10.3", objects(line), words, capsys)
 
 
 # ------------------------------------------------------------------------------------------------ 10.4
@@ -67,33 +68,28 @@ def test_what_is_said_of_other_dicts_is_true(line: str, words: str, capsys: pyte
 
 def loop(*changes: tuple[str, str]) -> str:
     """Return the solution with some of it replaced."""
-    source = LOOP.solution
-    for old, new in changes:
-        assert old in source, old
-        source = source.replace(old, new)
-    return source
-
-
-def test_the_solution_is_the_graduate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "_graduate", None)
-    assert "10.4: passed" in said_to("10.4", loop(), capsys)
-    graduate = examination.graduate()
-    assert graduate is not None
-    assert ("train", True, 4) == (graduate.name, graduate.passed, graduate.survived)
-    assert "average.n_averaged" in graduate.state
+    return changed(LOOP.solution, *changes)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         (("save_freq=1)", "save_freq=1, keep_last_n=3, background=True)"),),
-        (('"average"', '"ema"'), ("loss = run.validate(run.average)", "loss = 1.0")),
+        (('"average"', '"ema"'), ("run.validate(run.average)", "run.validate(run.average) + run.validate()")),
         (("save_freq=1)", "every_n_steps=3)"),),
     ],
 )
-def test_other_right_loops_pass(changes: tuple[tuple[str, str], ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """In the background, with another name and no validation, with saves inside the epoch."""
+def test_other_right_loops_pass_and_are_the_graduate(
+    changes: tuple[tuple[str, str], ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the background, with another name and a second validation, with saves inside the epoch."""
+    monkeypatch.setattr(examination, "_graduate", None)
     assert "10.4: passed" in said_to("10.4", loop(*changes), capsys)
+    graduate = examination.graduate()
+    assert graduate is not None
+    assert ("train", True, 4) == (graduate.name, graduate.passed, graduate.survived)
+    assert graduate.certificate is not None
+    assert "average.n_averaged" in graduate.state
 
 
 BY_HAND = """\
@@ -207,7 +203,6 @@ def test_one_by_hand_without_checksums_does_not_pass(capsys: pytest.CaptureFixtu
             (("with CheckpointManager", "raise ValueError('no data')\n    with CheckpointManager"),),
             "it fails though nothing happens to it: ValueError: no data",
         ),
-        ((("examination.EPOCHS", "3"),), "it trains 30 batches of its run, expected 60"),
         (
             (
                 ("for epoch in checkpoints", "torch.manual_seed(1)\n        for epoch in checkpoints"),
@@ -239,6 +234,49 @@ def test_a_counter_in_a_variable_is_found_out_and_the_ordeal_is_named(capsys: py
     )
     said = said_to("10.4", source, capsys)
     assert said.startswith("10.4: not yet\nkill -9 (no warning came): it ended with another network, and trained ")
+
+
+def test_what_only_the_certificate_sees_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """All four are survived; a part of the loop's own comes back as another one."""
+    source = loop(
+        ('objects["loader"] = loader', 'objects |= {"loader": loader, "clock": Clock()}'),
+        (
+            "def train(folder):",
+            "class Clock:\n"
+            "    def state_dict(self): import time; return {'now': time.time()}\n"
+            "    def load_state_dict(self, state): pass\n\n\ndef train(folder):",
+        ),
+    )
+    refused("10.4", source, "The ordeals are survived, the certificate is not given: ", capsys)
+
+
+def test_a_run_that_has_no_average_any_more_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    source = loop(
+        ("average=True", ""),
+        ('"average": run.average, ', ""),
+        ("                run.average.update_parameters(run.model)\n", ""),
+        ("run.validate(run.average)", "run.validate()"),
+    )
+    refused("10.4", source, "so its average is that of other networks, or of none", capsys)
+
+
+def test_after_an_ordeal_that_is_not_survived_no_other_comes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one after an undisturbed run that is another run than the one that was asked for."""
+    undergone: list[str] = []
+    monkeypatch.setattr(examination.children, "cores", lambda: 1)
+    judge = examination._judge
+
+    def noted(ordeal: examination.Ordeal, *rest: Any) -> examination.Outcome:
+        undergone.append(ordeal.name)
+        return judge(ordeal, *rest)
+
+    monkeypatch.setattr(examination, "_judge", noted)
+    refused("10.4", loop(('"model": run.model, ', "")), "`run.model` is not among the objects", capsys)
+    assert ["kill -9"] == undergone
+    refused("10.4", loop(("examination.EPOCHS", "3")), "it trains 30 batches of its run, expected 60", capsys)
+    assert ["kill -9"] == undergone
 
 
 def test_an_error_in_the_second_process_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,6 +312,8 @@ def test_a_part_of_ones_own_is_as_good_as_the_running_mean(capsys: pytest.Captur
         ("checkpoints.poll()", "checkpoints.step()", "it fails though nothing happens to it: RuntimeError: step: "),
         ("examination.EPOCHS", "2", "it trains 20 batches of its run, expected 60"),
         ("run.loss(part)", "0.0", "it validates 0 parts, expected 24 (counted by `run.loss`)"),
+        ("train_loss.take()", "run.step(batch)", "it trains 66 batches of its run, expected 60"),
+        ("train_loss.take()", "2 * train_loss.take()", "in the last epoch it reports 0."),
         (
             "checkpoints.poll()",
             "if checkpoints.stop_requested: checkpoints.save({'loss': mean(parts)})",
@@ -289,9 +329,7 @@ def test_a_part_of_ones_own_is_as_good_as_the_running_mean(capsys: pytest.Captur
 def test_what_is_said_of_other_validations_is_true(
     old: str, new: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = said_to("10.5", WATCHED.solution.replace(old, new), capsys)
-    assert said.startswith("10.5: not yet\n")
-    assert words in said
+    refused("10.5", WATCHED.solution.replace(old, new), words, capsys)
 
 
 def test_the_exercises_build_on_each_other() -> None:

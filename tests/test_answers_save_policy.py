@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .test_answers import cell_of, said_to
+from .test_answers import cell_of, refused, said_to
 
 # ------------------------------------------------------------------------------------------------ 05.3
 
@@ -50,9 +50,7 @@ def test_every_right_way_to_count_passes(lines: tuple[str, ...], capsys: pytest.
 def test_what_is_said_of_other_counts_is_true(
     lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = said_to("05.3", counted(*lines), capsys)
-    assert said.startswith("05.3: not yet\n")
-    assert words in said
+    refused("05.3", counted(*lines), words, capsys)
 
 
 # ------------------------------------------------------------------------------------------------ 05.4
@@ -170,9 +168,7 @@ def test_every_right_setting_passes(lines: tuple[str, ...], capsys: pytest.Captu
 def test_what_is_said_of_other_settings_is_true(
     lines: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = said_to("05.4", setting(*lines), capsys)
-    assert said.startswith("05.4: not yet\n")
-    assert words in said
+    refused("05.4", setting(*lines), words, capsys)
 
 
 # ------------------------------------------------------------------------------------------------ 05.5

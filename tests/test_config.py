@@ -231,6 +231,7 @@ BAD_BASES: list[tuple[Any, str]] = [
     ),
     ({"${oc.env:KOEMORPH_SECRET}": 1}, "${oc.env:KOEMORPH_SECRET}: there is no such setting"),
     ({3: 4}, "3: there is no such setting"),
+    ([1], "config: expected settings by their names, found [1]"),
     ({"optimizer": {"lr": 1}}, "optimizer: there is no such setting"),
     ({"seed": 10**5000}, "seed: expected a whole number, found a number too long to print"),
 ]

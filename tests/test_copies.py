@@ -198,6 +198,23 @@ def test_where_there_are_no_hard_links_it_goes_on_without(root: Path, monkeypatc
     assert len(os.listdir(root / FOLDER)) == 4
 
 
+def test_a_ctrl_c_that_comes_with_the_rename_takes_no_copy_away(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def interrupted(source: Path, target: Path) -> None:
+        source.rename(target)
+        raise KeyboardInterrupt
+
+    make_copies(root)
+    mine = edit(root / FOLDER / "01_state.ipynb")
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reset_copy(root, "1")
+    assert mine in [file.read_bytes() for file in (root / FOLDER).iterdir()]
+
+
 # ----------------------------------------------------------------------------------------------- what cannot be written
 
 

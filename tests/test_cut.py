@@ -234,7 +234,7 @@ def test_a_mark_whose_file_is_gone_is_no_fresh_start(tmp_path: Path) -> None:
     save(tmp_path, 5, numbered_name(5))
     write_cut(tmp_path, Cut(line="line", after=3, until=7))
     with pytest.raises(
-        CheckpointNotFoundError, match=r"found 1 files and none that can be used \(rolled back: .*\.cut s"
+        CheckpointNotFoundError, match=r"found 1 file and none that can be used \(rolled back: .*\.cut s"
     ):
         go_on(tmp_path)
 

@@ -17,7 +17,8 @@ from koemorph_tutorial.teaching import diploma, logbook, passport
 from koemorph_tutorial.teaching.comebacks import comebacks
 from koemorph_tutorial.teaching.examination import ORDEALS, Examination, Outcome
 from koemorph_tutorial.teaching.figures import GREEN, VERMILLION
-from koemorph_tutorial.testing.certificate import Certificate, Resumption
+from koemorph_tutorial.testing.certificate import Certificate
+from koemorph_tutorial.testing.stops import Resumption
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 from koemorph_tutorial.training.settings import ModelConfig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,23 @@ def test_a_small_disk_gets_really_full(tmp_path: Path) -> None:
     mounted, refused = children.run(fills_it, tmp_path, timeout=30).result
     assert (errno.ENOSPC if mounted else errno.EFBIG) == refused
     assert ([] if mounted else ["file"]) == os.listdir(disk)  # the disk went with the process
+
+
+def test_a_disk_that_has_less_room_than_is_to_be_left_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda _: True)
+    small_disk.fill(tmp_path, 1 << 62)
+    assert [] == os.listdir(tmp_path)
+
+
+def test_a_loop_that_removes_its_folder_is_examined_as_well() -> None:
+    def tidies_up(folder: Path) -> None:
+        starts_over(folder)
+        shutil.rmtree(folder)
+
+    (outcome,) = examine(tidies_up, ordeals=(KILL,)).outcomes
+    assert (TOTAL + 45, "45 batches again") == (sum(outcome.batches), outcome.cost)
 
 
 @pytest.mark.parametrize("loop", [managed])

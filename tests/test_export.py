@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from koemorph_tutorial import (
     export_onnx,
@@ -465,6 +466,24 @@ def test_an_export_to_onnx_leaves_the_network_as_it_was(broken: bool, tmp_path: 
     assert torch.is_grad_enabled()
 
 
+def test_a_buffer_that_forward_replaces_is_the_one_it_was_before(tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, sound: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return sound
+
+    network = Counts()
+    before = network.calls
+    assert export_torchscript(network, tmp_path / "net.pt", example_inputs=torch.randn(2, 4)).ok
+    assert export_onnx(network, torch.randn(2, 4), tmp_path / "net.onnx").ok
+    assert network.calls is before
+    assert [0.0] == before.tolist()
+
+
 def test_a_module_that_goes_its_own_way_about_training_is_at_rest_all_the_same(tmp_path: Path) -> None:
     network = shipping.Stubborn()
     assert export_torchscript(network, tmp_path / "net.pt", example_inputs=torch.randn(2, 8)).ok
@@ -729,6 +748,17 @@ def test_a_file_that_appears_while_another_export_is_being_placed_stays(tmp_path
     thread.join()
     assert ["expected no file of that name, found one"] == [error.split(": ")[1].partition(";")[0] for error in errors]
     assert b"faster" == path.read_bytes()
+
+
+def test_a_folder_that_goes_while_a_model_is_exported_is_one_line(tmp_path: Path) -> None:
+    class Removes(nn.Module):
+        def forward(self, sound: Tensor) -> Tensor:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            return sound
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointWriteError, match=r"net\.onnx: could not be written: No such file or directory"):
+        export_onnx(Removes(), torch.randn(2, 4), tmp_path / "out" / "net.onnx")
 
 
 def test_a_disk_that_is_full_loses_nothing(tmp_path: Path) -> None:

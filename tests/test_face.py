@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.transforms import Bbox
 
-from koemorph_tutorial.teaching.face import draw_face, face_row
+from koemorph_tutorial.teaching.face import draw_face
 from koemorph_tutorial.teaching.mouth import Mouth
-from koemorph_tutorial.teaching.pen import THEMES
+from koemorph_tutorial.teaching.pen import COLOURS
 from koemorph_tutorial.training.voices import ARKIT_NAMES, SPEAKERS, make_voice, pose
 
 Array = npt.NDArray[np.float64]
@@ -33,9 +33,9 @@ def face(**values: float) -> Array:
     return np.array([values.get(name, values.get(side, 0.0)) for name, side in sides])
 
 
-def drawn(blendshapes: Any, theme: Any = "light") -> dict[str, PathPatch]:
+def drawn(blendshapes: Any) -> dict[str, PathPatch]:
     axes = Figure(figsize=(2, 2)).add_axes((0, 0, 1, 1))
-    draw_face(axes, blendshapes, theme=theme)
+    draw_face(axes, blendshapes)
     return {str(patch.get_gid()): patch for patch in axes.patches if isinstance(patch, PathPatch)}
 
 
@@ -51,9 +51,9 @@ def pixels(figure: Figure) -> npt.NDArray[np.int64]:
     return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4).astype(int)
 
 
-def photo(blendshapes: Any, inches: float = 2.0, theme: Any = "light") -> npt.NDArray[np.int64]:
-    figure = Figure(figsize=(inches, inches))
-    draw_face(figure.add_axes((0, 0, 1, 1)), blendshapes, theme=theme)
+def photo(blendshapes: Any) -> npt.NDArray[np.int64]:
+    figure = Figure(figsize=(2, 2))
+    draw_face(figure.add_axes((0, 0, 1, 1)), blendshapes)
     return pixels(figure)
 
 
@@ -209,39 +209,16 @@ def test_lines_keep_their_share_of_a_face_of_any_size_and_of_one_that_is_resized
         assert {part: size * value for part, value in widths[1.0].items()} == pytest.approx(width)
 
 
-def test_a_theme_changes_colours_and_nothing_else() -> None:
-    light, dark = drawn(pose("a"), "light"), drawn(pose("a"), "dark")
-    assert light.keys() == dark.keys()
-    for part, patch in light.items():
-        np.testing.assert_array_equal(patch.get_path().vertices, dark[part].get_path().vertices)
-    assert light["background"].get_facecolor() != dark["background"].get_facecolor()
-
-
-@pytest.mark.parametrize("theme", sorted(THEMES))
 @pytest.mark.parametrize(("part", "ground"), [("hair", "background"), ("text", "background"), ("brow", "skin")])
-def test_what_must_be_seen_stands_out_from_its_ground(theme: Any, part: str, ground: str) -> None:
+def test_what_must_be_seen_stands_out_from_its_ground(part: str, ground: str) -> None:
     """With a contrast of 3 : 1 at least, as WCAG 2.1 asks of graphics."""
 
     def luminance(colour: str) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(THEMES[theme][colour])]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(COLOURS[colour])]
         return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
     darker, lighter = sorted([luminance(part), luminance(ground)])
     assert (lighter + 0.05) / (darker + 0.05) >= 3
-
-
-@pytest.mark.parametrize("theme", sorted(THEMES))
-def test_a_row_names_each_face_on_an_opaque_ground(theme: Any) -> None:
-    figure = face_row({"before": pose("a"), "after": pose("o")}, theme=theme, inches=1.5)
-    assert ["before", "after"] == [axes.get_title() for axes in figure.axes]
-    picture = pixels(figure)
-    assert np.all(255 == picture[..., 3])
-    assert to_rgb(THEMES[theme]["background"]) == pytest.approx(picture[0, 0, :3] / 255)
-    left, right = np.split(picture, 2, axis=1)
-    assert not np.array_equal(left, right)
-    titles = [axes.title.get_window_extent() for axes in figure.axes]
-    assert all(box.y0 >= axes.get_window_extent().y1 for box, axes in zip(titles, figure.axes, strict=True))
-    assert all(box.y1 <= figure.bbox.y1 for box in titles)
 
 
 def test_a_face_leaves_the_axes_beside_it_alone() -> None:
@@ -255,24 +232,16 @@ def test_a_face_leaves_the_axes_beside_it_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blendshapes", "theme", "line"),
+    ("blendshapes", "line"),
     [
-        (np.zeros((1, 52)), "light", "blendshapes: expected shape (52,), found (1, 52)"),
-        (np.zeros(51), "light", "blendshapes: expected shape (52,), found (51,)"),
-        (0.5, "light", "blendshapes: expected shape (52,), found ()"),
-        (np.zeros(52), "sepia", "theme: expected one of light, dark, found 'sepia'"),
+        (np.zeros((1, 52)), "blendshapes: expected shape (52,), found (1, 52)"),
+        (np.zeros(51), "blendshapes: expected shape (52,), found (51,)"),
+        (0.5, "blendshapes: expected shape (52,), found ()"),
     ],
 )
-def test_what_is_no_face_is_refused_in_one_line(blendshapes: Any, theme: Any, line: str) -> None:
+def test_what_is_no_face_is_refused_in_one_line(blendshapes: Any, line: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
-        drawn(blendshapes, theme)
-    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
-        face_row({"a": blendshapes}, theme=theme)
-
-
-def test_a_row_without_faces_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^faces: expected at least one, found none$"):
-        face_row({})
+        drawn(blendshapes)
 
 
 def test_drawing_loads_neither_torch_nor_pyplot() -> None:

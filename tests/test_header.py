@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import json
+import os
 import pickle
 import re
 import struct
@@ -24,7 +27,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from koemorph_tutorial import compress_checkpoint, load_checkpoint, save_checkpoint, validate_checkpoint
-from koemorph_tutorial.header import find_misplaced, read_header
+from koemorph_tutorial.header import find_misplaced, header_of, read_header
 from koemorph_tutorial.records import CheckpointError, CheckpointNotFoundError, Codec, DamagedCheckpointError
 from koemorph_tutorial.stubs import TensorStub
 
@@ -591,6 +594,22 @@ def test_the_header_of_a_compressed_file_is_that_of_what_is_in_it(tmp_path: Path
     header = read_header(small)
     assert (codec, small.stat().st_size) == (header.codec, header.packed)
     assert read_header(path) == replace(header, codec=None, packed=path.stat().st_size)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_disk_that_cannot_read_is_no_file_that_cannot_be_read(zipped: bool) -> None:
+    """The words are those of the disk, also of a file as torch.save wrote it before 1.6."""
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if size != 14:  # it begins well
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    file = io.BytesIO()
+    torch.save({"epoch": 3}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DamagedCheckpointError, match="expected bytes that can be read, found: Input/output error"):
+        header_of(Failing(file.getvalue()), Path("run.pth"))
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd", "shuffle-zstd"])

@@ -19,9 +19,10 @@ from koemorph_tutorial import CheckpointManager
 from koemorph_tutorial.records import numbered_name
 from koemorph_tutorial.retention import plan_retention
 from koemorph_tutorial.storage import list_checkpoints
-from koemorph_tutorial.teaching import lifetimes
+from koemorph_tutorial.teaching import lifetimes, recipe
 from koemorph_tutorial.teaching.figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION
-from koemorph_tutorial.teaching.lifetimes import LOSSES, MILESTONES, WhatStays, live, timeline, two_clocks
+from koemorph_tutorial.teaching.history import LOSSES, MILESTONES, History, live
+from koemorph_tutorial.teaching.lifetimes import WhatStays, timeline, two_clocks
 
 # ---------------------------------------------------------------------------------------------- real files, and copies
 
@@ -49,7 +50,7 @@ def test_a_copy_has_the_names_and_the_bytes_and_other_times(run: Path, tmp_path:
     assert contents[0] == contents[1]
     times = {file.stat().st_mtime for file in (tmp_path / "copy").iterdir()}
     assert 8 == len(times)  # no two are alike, so that no sorting is left to chance
-    names = lifetimes.order(os.listdir(run), seed=6)
+    names = recipe.order(os.listdir(run), seed=6)
     assert [name for name in names if "epoch" in name] == [
         numbered_name(e) for e in lifetimes.epochs(tmp_path / "copy")
     ]
@@ -59,9 +60,9 @@ def test_a_copy_has_the_names_and_the_bytes_and_other_times(run: Path, tmp_path:
 
 def test_the_order_is_drawn_whatever_the_disk_says() -> None:
     names = [numbered_name(epoch) for epoch in range(12)]
-    assert lifetimes.order(names, seed=6) == lifetimes.order(names[::-1], seed=6)
-    assert names == sorted(lifetimes.order(names, seed=6))
-    assert 20 == len({tuple(lifetimes.order(names, seed=seed)) for seed in range(20)})
+    assert recipe.order(names, seed=6) == recipe.order(names[::-1], seed=6)
+    assert names == sorted(recipe.order(names, seed=6))
+    assert 20 == len({tuple(recipe.order(names, seed=seed)) for seed in range(20)})
 
 
 # ------------------------------------------------------------------------------------------------- lived through, twice
@@ -92,7 +93,7 @@ def test_it_lives_as_a_real_manager_does(rules: dict[str, Any], seed: int, tmp_p
     compare(tmp_path, live(losses, **rules))
 
 
-def compare(folder: Path, history: lifetimes.History) -> None:
+def compare(folder: Path, history: History) -> None:
     files = list_checkpoints(folder)
     assert {(file.path.name, file.epoch) for file in files} == {(f.path.name, f.epoch) for f in history.files}
     assert len({file.inode for file in files}) == history.copies[-1]

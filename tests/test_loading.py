@@ -28,7 +28,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from koemorph_tutorial import loading
+from koemorph_tutorial import skipping
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.plain import check_plain
 from koemorph_tutorial.rng import capture_rng, restore_rng
@@ -486,7 +486,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock that skipping looks at."""
     clock = Clock()
-    monkeypatch.setattr(loading, "time", clock)
+    monkeypatch.setattr(skipping, "time", clock)
     return clock
 
 

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.naming import (
     Match,
     describe_parameters,
-    loaders_without_generator,
     match_optimizer,
     plain_name,
     unwrap,
@@ -411,43 +408,3 @@ def test_lbfgs_in_another_order_is_refused() -> None:
     assert ["LBFGS keeps one history for all parameters: hand them over in the order in which it was saved"] == (
         match.problems
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- loaders
-
-
-def own() -> torch.Generator:
-    return torch.Generator()
-
-
-class Unknown:
-    """A batch sampler of somebody's own, that does not say where its random numbers come from."""
-
-    __len__ = None
-
-    def __iter__(self) -> Any:
-        return iter([[0]])
-
-
-@pytest.mark.parametrize(
-    ("loader", "said"),
-    [
-        (lambda: DataLoader(range(4), shuffle=True), True),
-        (lambda: DataLoader(range(4), shuffle=True, batch_size=None), True),
-        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4)), True),
-        (lambda: DataLoader(range(4), sampler=SubsetRandomSampler(range(2)), generator=own()), True),
-        (lambda: DataLoader(range(4), batch_sampler=BatchSampler(RandomSampler(range(4)), 2, False)), True),
-        (lambda: DataLoader(range(4), shuffle=True, generator=own()), False),
-        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4, generator=own())), False),
-        (lambda: DataLoader(range(4)), False),
-        (lambda: DataLoader(range(4), batch_sampler=Unknown()), False),
-        (lambda: ResumableLoader(DataLoader(range(4), shuffle=True)), False),
-    ],
-)
-def test_a_loader_that_shuffles_by_the_global_generator_is_told(loader: Callable[[], Any], said: bool) -> None:
-    """The consequence in one line, and what to do; a ResumableLoader has a generator of its own."""
-    line = (
-        "loader shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
-        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
-    )
-    assert [line] * said == loaders_without_generator({"model": net(), "loader": loader()})

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,7 +296,24 @@ def test_a_child_says_how_it_ended(tmp_path: Path) -> None:
     assert children.run(lambda: sys.exit(0), tmp_path, timeout=5).error is None
     assert children.run(lambda: 1 / 0, tmp_path, timeout=5).error == "ZeroDivisionError: division by zero"
     assert children.run(lambda: os._exit(4), tmp_path, timeout=5).error == "ended with exit code 4 and without a word"
-    assert children.run(lambda: signal.pause(), tmp_path, timeout=0.2).timed_out
+    late = children.run(lambda: signal.pause(), tmp_path, timeout=0.2)
+    assert late.timed_out
+    assert late.why(0.2) == "it did not end within 0.2 s"
+    assert children.run(lambda: 1 / 0, tmp_path, timeout=5).why(5) == "ZeroDivisionError: division by zero"
+    assert children.run(lambda: None, tmp_path, timeout=5).why(5) == ""
+
+
+def test_a_child_whose_parent_is_interrupted_is_gone_and_no_zombie(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        (tmp_path / "inner").mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            children.run(lambda: signal.pause(), tmp_path / "inner", timeout=30)
+        os.waitpid(-1, os.WNOHANG)
+
+    ended = children.run(interrupted, tmp_path, timeout=30)
+    assert ended.error == f"ChildProcessError: [Errno {errno.ECHILD}] No child processes"
 
 
 def test_children_that_share_work_report_as_they_go_and_raise_as_one() -> None:
@@ -324,6 +342,25 @@ def test_a_child_that_is_ended_before_it_began_does_not_go_on_with_its_parents_w
             list(children.share(work, 4))
         (tmp_path / f"{number}-{os.getpid()}").touch()
     assert 20 == len(list(tmp_path.iterdir()))
+
+
+def test_children_are_ended_at_once_where_ctrl_c_is_ignored() -> None:
+    """As in what a shell has started in the background."""
+
+    def work(worker: int) -> Iterator[int]:
+        if worker == 0:
+            raise ValueError("at once")
+        for number in range(100):
+            time.sleep(0.2)
+            yield number
+
+    before, began = signal.signal(signal.SIGINT, signal.SIG_IGN), time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match="at once"):
+            list(children.share(work, 2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
 
 
 def test_a_child_begins_with_the_random_numbers_of_its_parent(tmp_path: Path) -> None:

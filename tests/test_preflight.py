@@ -195,7 +195,7 @@ def test_too_little_room_is_said_before_the_first_epoch(tmp_path: Path, monkeypa
     disk_with(100_000, monkeypatch)
     with (
         CheckpointManager(tmp_path, objects) as checkpoints,
-        pytest.raises(CheckpointWriteError, match="expected room for 1 checkpoints of about 120,000 bytes"),
+        pytest.raises(CheckpointWriteError, match="expected room for 1 checkpoint of about 120,000 bytes"),
     ):
         checkpoints.save({"loss": 1.0}, epoch=0)
 

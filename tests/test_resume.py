@@ -82,7 +82,7 @@ def test_nothing_there_and_nothing_sound_are_different_errors(tmp_path: Path) ->
     with pytest.raises(CheckpointNotFoundError, match="expected checkpoints, found none; check the path"):
         resume_training(tmp_path, objects())
     flip(save(tmp_path, 0))
-    with pytest.raises(CheckpointNotFoundError, match=r"found 1 files and none that can be used .*is damaged"):
+    with pytest.raises(CheckpointNotFoundError, match=r"found 1 file and none that can be used .*is damaged"):
         resume_training(tmp_path, objects())
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.plain import check_plain
 from koemorph_tutorial.records import MismatchError
-from koemorph_tutorial.rng import capture_rng, prepare_rng, restore_rng
+from koemorph_tutorial.rng import capture_rng, kept_rng, loaders_without_generator, prepare_rng, restore_rng
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "python random": random.random,
@@ -154,6 +157,16 @@ def test_nothing_is_applied_before_it_is_asked_for() -> None:
     assert expected == draw_all()
 
 
+def test_what_draws_meanwhile_moves_nothing_even_if_it_fails() -> None:
+    """The generators are put back whatever happens, and the state is the one from before."""
+    own = str(capture_rng())
+    with pytest.raises(ZeroDivisionError), kept_rng() as state:
+        before = str(state)
+        draw_all()
+        raise ZeroDivisionError
+    assert own == before == str(capture_rng())
+
+
 def test_states_of_devices_that_are_not_here_are_passed_over() -> None:
     """Another number of CUDA devices is drift, which others report, and no error."""
     count = torch.cuda.device_count() + 1
@@ -227,6 +240,20 @@ def test_a_broken_state_is_refused_and_no_generator_moves(part: str, broken: Cal
     assert before == str(capture_rng())
 
 
+@pytest.mark.parametrize("broken", [[None], [torch.zeros(16)], 5])
+def test_a_broken_state_of_a_gpu_is_refused_as_well(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is filled, though its device alone can say whether a whole one will do."""
+    applied: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", applied.append)
+    whole = [torch.zeros(16, dtype=torch.uint8)]
+    restore_rng({"cuda": whole})
+    assert [whole] == applied
+    with pytest.raises(MismatchError, match=r"^rng_state\.cuda: the state in the file cannot be applied"):
+        prepare_rng({"cuda": broken})
+
+
 def test_a_state_of_another_kind_of_numpy_generator_is_refused() -> None:
     """The kind that draws here is not replaced behind the caller's back."""
     state = capture_rng()
@@ -235,3 +262,43 @@ def test_a_state_of_another_kind_of_numpy_generator_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"^rng_state\.numpy: .*\(expected a PCG64 state, found MT19937\)"):
         restore_rng(state)
     assert before == str(capture_rng())
+
+
+# -------------------------------------------------------------------------------------------------------------- loaders
+
+
+def own() -> torch.Generator:
+    return torch.Generator()
+
+
+class Unknown:
+    """A batch sampler of somebody's own, that does not say where its random numbers come from."""
+
+    __len__ = None
+
+    def __iter__(self) -> Any:
+        return iter([[0]])
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (lambda: DataLoader(range(4), shuffle=True), True),
+        (lambda: DataLoader(range(4), shuffle=True, batch_size=None), True),
+        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4)), True),
+        (lambda: DataLoader(range(4), sampler=SubsetRandomSampler(range(2)), generator=own()), True),
+        (lambda: DataLoader(range(4), batch_sampler=BatchSampler(RandomSampler(range(4)), 2, False)), True),
+        (lambda: DataLoader(range(4), shuffle=True, generator=own()), False),
+        (lambda: DataLoader(range(4), sampler=WeightedRandomSampler([1.0] * 4, 4, generator=own())), False),
+        (lambda: DataLoader(range(4)), False),
+        (lambda: DataLoader(range(4), batch_sampler=Unknown()), False),
+        (lambda: ResumableLoader(DataLoader(range(4), shuffle=True)), False),
+    ],
+)
+def test_a_loader_that_shuffles_by_the_global_generator_is_told(loader: Callable[[], Any], said: bool) -> None:
+    """The consequence in one line, and what to do; a ResumableLoader has a generator of its own."""
+    line = (
+        "loader shuffles by torch's global random numbers: whatever else draws from them changes its batches, and a "
+        "resume inside an epoch gets others; give it a generator=torch.Generator() of its own"
+    )
+    assert [line] * said == loaders_without_generator({"model": nn.Linear(1, 1), "loader": loader()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,42 @@ def test_the_two_functions_of_a_script_are_taken_and_the_exit_code_says_what_was
     assert main(["crash-test", "--script", str(script), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)[str(script)]
     assert [point["name"] for point in told["points"]] == ["open", "write", "end"]
+
+
+def test_the_two_functions_may_import_what_lies_beside_them_when_they_run(tmp_path: Path) -> None:
+    (tmp_path / "beside_them.py").write_text("TEXT = 'a'")
+    script = tmp_path / "train.py"
+    script.write_text(FUNCTIONS.replace("def train(directory):", "def train(directory):\n    import beside_them"))
+    assert len(crash_test(*load_script(script), modes=["kill"]).points) == 3
+
+
+def test_a_worker_that_somebody_kills_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And no answer to what was asked, which exit code 1 would be."""
+    script = tmp_path / "train.py"
+    kills = "def recover(directory):\n    import os\n    os.kill(os.getppid(), 9)"
+    script.write_text(FUNCTIONS.replace("def recover(directory):", kills))
+    assert main(["crash-test", "--script", str(script)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "koemorph: a process of the test was killed from outside: is the memory full?\n"
+
+
+def test_ctrl_c_while_a_script_is_read_is_no_fault_of_the_script(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(f"{FUNCTIONS}raise KeyboardInterrupt")
+    assert main(["crash-test", "--script", str(script)]) == 130
+    assert capsys.readouterr().err == "\nkoemorph: interrupted\n"
+
+
+def test_a_name_that_the_output_cannot_show_is_escaped(tmp_path: Path) -> None:
+    script = tmp_path / "\u58f0.py"
+    script.write_text(FUNCTIONS)
+    command = [sys.executable, "-m", "koemorph_tutorial", "crash-test", "--script", str(script)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert (1, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith(f"{tmp_path}/\\u58f0.py:\n")
 
 
 def test_without_a_script_our_own_saves_are_tried(tmp_path: Path) -> None:

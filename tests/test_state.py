@@ -225,6 +225,54 @@ def test_wrappers_are_taken_off_and_do_not_matter() -> None:
         assert "" == difference(checkpoint["model_state_dict"], checkpoint_of({"model": module})["model_state_dict"])
 
 
+class Newer(nn.Linear):
+    """A layer whose weights have turned round since its first version."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}weight"] = -state[f"{prefix}weight"]
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def compiled_within(model: nn.Sequential) -> nn.Sequential:
+    model[0] = torch.compile(model[0], backend="eager")
+    return model
+
+
+WRAPS: list[Callable[[nn.Sequential], Any]] = [
+    lambda model: model,
+    nn.DataParallel,
+    partial(torch.compile, backend="eager"),
+    compiled_within,
+]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "torch.save"])
+@pytest.mark.parametrize("there", range(4))
+@pytest.mark.parametrize("here", range(4))
+def test_a_layer_learns_of_which_version_its_state_is_whatever_wraps_it(there: int, here: int, ours: bool) -> None:
+    """Else it would take today's layout for the one of its first version, and turn it into another."""
+    saved = WRAPS[there](nn.Sequential(Newer(2, 1)))
+    checkpoint = build({"model": saved}, epoch=0, position=Position(epoch=1), metrics={}, best=Best(), run={})
+    if not ours:
+        checkpoint["model_state_dict"] = saved.state_dict()
+    model = WRAPS[here](nn.Sequential(Newer(2, 1)))
+    restore(checkpoint, {"model": model})
+    assert "" == difference(list(saved.parameters()), list(model.parameters()))
+
+
+def test_what_is_no_tensor_where_one_is_expected_is_named() -> None:
+    """As any other shape is."""
+    checkpoint = checkpoint_of(objects())
+    checkpoint["model_state_dict"]["0.bias"] = 0.5
+    with pytest.raises(
+        MismatchError, match=r"^model: 1 of another shape: 0\.bias \(expected \(4,\), found no tensor\); "
+    ):
+        restore(checkpoint, objects())
+
+
 def test_a_prefix_of_another_saver_does_not_matter() -> None:
     """A plain torch.save of a wrapped model has `module.` before every key."""
     items = objects()

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from koemorph_tutorial import (
     CheckpointManager,
+    archive,
     compress_checkpoint,
     compression,
     diff_checkpoints,
@@ -31,11 +32,14 @@ from koemorph_tutorial import (
     validate_checkpoint,
 )
 from koemorph_tutorial.durable import write_file
+from koemorph_tutorial.header import read_header
+from koemorph_tutorial.listing import _MOST_DESCRIBED
 from koemorph_tutorial.records import (
     CheckpointNotFoundError,
     CheckpointWriteError,
     Codec,
     DamagedCheckpointError,
+    NewerFormatError,
     Position,
     UnsavableStateError,
     UnsupportedCheckpointError,
@@ -546,18 +550,15 @@ def test_a_hostile_pickle_is_described_and_not_run(tmp_path: Path) -> None:
 
 def test_a_listing_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of one save share their header, and what has not changed is not read again; what has changed is."""
-    from koemorph_tutorial import storage
-
     save_checkpoint(content(epoch=1, saves=1), tmp_path / "best_model.pth", also=[numbered_name(1)])
     save_checkpoint(content(epoch=2, saves=2), tmp_path / "last_model.pth")
     read: list[str] = []
-    original = storage.read_header
 
     def noted(path: Path, *, whole: bool) -> Any:
         read.append(path.name)
-        return original(path, whole=whole)
+        return read_header(path, whole=whole)
 
-    monkeypatch.setattr(storage, "read_header", noted)
+    monkeypatch.setattr("koemorph_tutorial.listing.read_header", noted)
     before = list_checkpoints(tmp_path)
     assert ["last_model.pth", numbered_name(1), "best_model.pth"] == [file.path.name for file in before]
     assert [] == read
@@ -687,11 +688,38 @@ def test_a_load_unpacks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         unpacked.clear()
 
 
+def test_what_is_loaded_is_what_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save puts a good file in the place of one that must not be loaded, right after it was opened."""
+    path, other = tmp_path / "run.pth", tmp_path / "other.pth"
+    torch.save({"format_version": 99}, path)
+    save_checkpoint({"epoch": 3}, other)
+    opened = archive.open_file
+
+    def replaced(asked: Path) -> Any:
+        file = opened(asked)
+        if other.exists():
+            other.replace(path)
+        return file
+
+    monkeypatch.setattr(archive, "open_file", replaced)
+    with pytest.raises(NewerFormatError, match="found 99"):
+        load_checkpoint(path)
+    assert {"epoch": 3} == load_checkpoint(path)
+
+
+def test_a_file_that_came_and_went_says_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read, and not there before and after that: nobody knows which file it was."""
+    path = save_checkpoint({"epoch": 3}, tmp_path / "run.pth").path
+    with monkeypatch.context() as late:
+        late.setattr("koemorph_tutorial.listing.read_header", lambda _, **how: read_header(path, **how))
+        assert 3 == describe(tmp_path / "gone.pth").epoch
+    with pytest.raises(CheckpointNotFoundError, match="found nothing of that name"):
+        describe(tmp_path / "nowhere.pth")
+
+
 def test_a_directory_of_ten_thousand_files_is_remembered_whole() -> None:
     """A list that forgets the first before it has come to the last reads all of them at every save."""
-    from koemorph_tutorial import storage
-
-    assert storage._MOST_DESCRIBED > 10_000
+    assert _MOST_DESCRIBED > 10_000
 
 
 def test_a_file_with_the_number_the_size_and_the_time_of_another_is_read_anew(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import itertools
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.serialization import config
 
-from koemorph_tutorial import CheckpointManager, load_checkpoint, resume_training, validate_checkpoint
+from koemorph_tutorial import CheckpointManager, load_checkpoint, resume_training, validate_checkpoint, validation
 from koemorph_tutorial.__main__ import main
 from koemorph_tutorial.findings import finding_of
 from koemorph_tutorial.header import read_header
@@ -198,6 +199,21 @@ def test_a_file_cut_short_anywhere_is_damaged(ours: Path, capsys: pytest.Capture
         assert "damaged" == validate_checkpoint(ours).verdict
         assert 1 == command(ours)
         assert 1 == len(capsys.readouterr().out.splitlines())
+
+
+def test_what_a_disk_says_that_cannot_read_a_file_is_the_finding(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words, and what to do; the file may be as it was written."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(validation, "find_damaged", fail)
+    report = validate_checkpoint(ours)
+    assert report.verdict == "damaged"
+    assert str(report) == (
+        f"{ours}: damaged: expected bytes that can be read, found Input/output error; copy what can be read, look "
+        "after the disk, and use an older checkpoint of the run"
+    )
 
 
 def test_a_file_that_was_cut_short_just_now_may_still_be_being_written(ours: Path) -> None:

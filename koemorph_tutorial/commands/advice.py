@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, above_zero, add_json
+from koemorph_tutorial.commands.arguments import Commands, above_zero, add_command, add_json
 from koemorph_tutorial.commands.outcome import DONE, show
 
 _ADVISE = """\
@@ -17,7 +17,7 @@ training runs, on average, until something stops it: a preemption, a crash, a li
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    advise = commands.add_parser("advise", help="say how often to save", description=_ADVISE, formatter_class=LAYOUT)
+    advise = add_command(commands, "advise", _advise, "say how often to save", _ADVISE)
     advise.add_argument(
         "--save-seconds",
         metavar="S",
@@ -33,7 +33,6 @@ def add(commands: Commands) -> None:
         help="mean time between failures",
     )
     add_json(advise)
-    advise.set_defaults(run=_advise)
 
 
 def _advise(options: argparse.Namespace) -> int:

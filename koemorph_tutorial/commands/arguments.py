@@ -11,6 +11,20 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 LAYOUT = argparse.RawDescriptionHelpFormatter  # texts are laid out where they are written
 
 
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    what: str,
+    description: str,
+    examples: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command that `run` carries out, and return its parser."""
+    parser = commands.add_parser(name, help=what, description=description, epilog=examples, formatter_class=LAYOUT)
+    parser.set_defaults(run=run)
+    return parser
+
+
 def add_json(parser: argparse.ArgumentParser, what: str = "") -> None:
     """Add `--json` to a command; `what` says what is in it."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs" + (f": {what}" if what else ""))

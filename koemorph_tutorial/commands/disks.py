@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, add_json, one_of, whole
+from koemorph_tutorial.commands.arguments import Commands, add_command, add_json, one_of, whole
 from koemorph_tutorial.commands.outcome import DONE, UNUSABLE, show, unusable
 from koemorph_tutorial.records import SUFFIXES
 from koemorph_tutorial.text import count, cut, json_text, printable, size
@@ -48,24 +48,15 @@ Write the .pth that a compressed checkpoint was made of: the same bytes, every o
 
 def add(commands: Commands) -> None:
     """Add the three commands."""
-    prune = commands.add_parser(
-        "prune", help="remove checkpoints that need not stay", description=_PRUNE, formatter_class=LAYOUT
-    )
+    prune = add_command(commands, "prune", _prune, "remove checkpoints that need not stay", _PRUNE)
     prune.add_argument("directory", metavar="DIR", type=Path, help="a run's folder, or its folder of checkpoints")
     prune.add_argument("--keep-last-n", metavar="N", type=whole(2), help="the newest N numbered files stay")
     prune.add_argument("--keep-best-n", metavar="N", type=whole(0), help="and the N best of them")
     prune.add_argument("--keep-every-n", metavar="N", type=whole(1), help="and those of every N-th epoch")
     prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     add_json(prune, "every file, with the reasons")
-    prune.set_defaults(run=_prune)
 
-    compress = commands.add_parser(
-        "compress",
-        help="make checkpoints smaller",
-        description=_COMPRESS,
-        epilog=_COMPRESS_EXAMPLES,
-        formatter_class=LAYOUT,
-    )
+    compress = add_command(commands, "compress", _compress, "make checkpoints smaller", _COMPRESS, _COMPRESS_EXAMPLES)
     compress.add_argument("path", metavar="PATH|DIR", type=Path, help="a checkpoint file; with --older-than a run")
     compress.add_argument(
         "--codec", metavar="|".join(SUFFIXES), type=one_of(*SUFFIXES), default="shuffle-zstd", help="how to pack it"
@@ -74,14 +65,10 @@ def add(commands: Commands) -> None:
     compress.add_argument("--bf16", action="store_true", help="and the weights as bfloat16: half the bytes, rounded")
     compress.add_argument("--older-than", metavar="N", type=whole(0), help="of a run, all but the newest N numbers")
     _add_output(compress)
-    compress.set_defaults(run=_compress)
 
-    decompress = commands.add_parser(
-        "decompress", help="get the .pth back", description=_DECOMPRESS, formatter_class=LAYOUT
-    )
+    decompress = add_command(commands, "decompress", _decompress, "get the .pth back", _DECOMPRESS)
     decompress.add_argument("path", metavar="PATH", type=Path, help="a compressed checkpoint file")
     _add_output(decompress)
-    decompress.set_defaults(run=_decompress)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

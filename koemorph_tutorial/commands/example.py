@@ -8,14 +8,10 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, add_json
-from koemorph_tutorial.commands.outcome import DONE, INTERRUPTED, STOPPED, unusable
+from koemorph_tutorial.commands.arguments import Commands, add_command, add_json
+from koemorph_tutorial.commands.outcome import DONE, INTERRUPTED, STOPPED, show, unusable
 from koemorph_tutorial.records import BEST_NAME, StopTraining
-
-if TYPE_CHECKING:
-    from koemorph_tutorial.resume import Resumed
 
 _TRAIN = """\
 Train, save when it is due, and say what was saved and why.
@@ -33,26 +29,22 @@ examples:
                                                       go back to an older file of a run; what is newer is moved aside
   koemorph train --resume FILE --run-dir NEW          go on from FILE in a new folder; FILE's run stays as it is
 """
+_EVALUATE = """\
+Measure the loss and the mean absolute error of a checkpoint on a voice that
+no training heard.
+"""
 
 
 def add(commands: Commands) -> None:
     """Add the two commands."""
-    train = commands.add_parser(
-        "train", help="train the example, or go on", description=_TRAIN, epilog=_TRAIN_EXAMPLES, formatter_class=LAYOUT
-    )
+    train = add_command(commands, "train", _train, "train the example, or go on", _TRAIN, _TRAIN_EXAMPLES)
     train.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint file, a run's folder, or a run")
     train.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: outputs/<date>/<time>)")
     train.add_argument("settings", metavar="key=value", nargs="*", help="settings, by their full names")
-    train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a checkpoint on the test voice",
-        description="Measure the loss and the mean absolute error of a checkpoint on a voice that no training heard.",
-    )
+    evaluate = add_command(commands, "evaluate", _evaluate, "measure a checkpoint on the test voice", _EVALUATE)
     evaluate.add_argument("--checkpoint", metavar="PATH", type=Path, required=True, help="a checkpoint file")
     add_json(evaluate)
-    evaluate.set_defaults(run=_evaluate)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -78,21 +70,18 @@ def _train(options: argparse.Namespace) -> int:
     except ConfigError as error:
         return unusable(str(error))
 
-    def say_resumed(resumed: Resumed) -> None:
-        print(*resumed.lines(), sep="\n", flush=True)
-
     go_on = f"koemorph train --resume auto --run-dir {shlex.quote(str(run_dir))}"
-    print(f"run {run_dir}: {trainer.describe()}", flush=True)
+    show([f"run {run_dir}: {trainer.describe()}"])
     try:
         result = trainer.train(
             run.source if run else None,
-            on_epoch=lambda report: print(report, flush=True),
-            on_resumed=say_resumed,
+            on_epoch=lambda report: show([str(report)]),
+            on_resumed=lambda resumed: show(resumed.lines()),
             signals=(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT),
         )
     except StopTraining as stop:
         try:
-            print(stop, f"go on by: {go_on}", sep="\n", flush=True)
+            show([str(stop), f"go on by: {go_on}"])
         except BrokenPipeError:  # Ctrl-C has ended the reader of our output as well: `koemorph train | tee log`
             with contextlib.suppress(OSError):
                 sys.stdout.close()  # Python would try it once more at its end, and complain
@@ -102,10 +91,10 @@ def _train(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # before it listened
         print(f"\nkoemorph: interrupted; what was saved last goes on by: {go_on}", file=sys.stderr)
         return INTERRUPTED
-    print(result)
+    show([str(result)])
     if result.best.value is not None:
         best = shlex.quote(str(run_dir / "checkpoints" / BEST_NAME))
-        print(f"measure it: koemorph evaluate --checkpoint {best}")
+        show([f"measure it: koemorph evaluate --checkpoint {best}"])
     return DONE
 
 
@@ -118,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     except ConfigError as error:
         return unusable(f"{options.checkpoint}: its config cannot be used: {error}")
     if options.json:
-        print(evaluation.to_json())
+        show([evaluation.to_json()])
     else:
         from rich.console import Console
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, add_json
+from koemorph_tutorial.commands.arguments import Commands, add_command, add_json
 from koemorph_tutorial.commands.outcome import DONE, NO, UNUSABLE, show, unusable
 from koemorph_tutorial.records import CheckpointError
 
@@ -34,27 +34,18 @@ folder, every checkpoint in it. Nothing in a file can run.
 
 def add(commands: Commands) -> None:
     """Add the three commands."""
-    inspect = commands.add_parser(
-        "inspect", help="say what is in a file or a run", description=_INSPECT, formatter_class=LAYOUT
-    )
+    inspect = add_command(commands, "inspect", _inspect, "say what is in a file or a run", _INSPECT)
     inspect.add_argument("path", metavar="PATH|DIR", type=Path, help="a checkpoint file, or a run's folder")
     add_json(inspect, "every tensor; long texts are cut")
-    inspect.set_defaults(run=_inspect)
 
-    diff = commands.add_parser(
-        "diff", help="say what differs between two files", description=_DIFF, formatter_class=LAYOUT
-    )
+    diff = add_command(commands, "diff", _diff, "say what differs between two files", _DIFF)
     diff.add_argument("a", metavar="A", type=Path, help="a checkpoint file")
     diff.add_argument("b", metavar="B", type=Path, help="another one")
     add_json(diff, "everything that differs")
-    diff.set_defaults(run=_diff)
 
-    validate = commands.add_parser(
-        "validate", help="say whether files are sound", description=_VALIDATE, formatter_class=LAYOUT
-    )
+    validate = add_command(commands, "validate", _validate, "say whether files are sound", _VALIDATE)
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a checkpoint file, or a run's folder")
     add_json(validate, "every finding of every file")
-    validate.set_defaults(run=_validate)
 
 
 def _inspect(options: argparse.Namespace) -> int:

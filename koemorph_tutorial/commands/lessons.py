@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import argparse
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands
-from koemorph_tutorial.commands.outcome import DONE
+from koemorph_tutorial.commands.arguments import Commands, add_command
+from koemorph_tutorial.commands.outcome import DONE, show
 
 _LAB = """\
 Copy the lessons that you have no copy of to outputs/my-notebooks, and open JupyterLab in the first one.
 
 A copy that is there is yours and is never written to. It needs the project's folder, where the lessons are.
 """
+_PROGRESS = "List the questions of the lessons, and how you answered them so far."
 
 
 def add(commands: Commands) -> None:
     """Add the two commands."""
-    lab = commands.add_parser(
-        "lab", help="open your copies of the lessons in JupyterLab", description=_LAB, formatter_class=LAYOUT
-    )
+    lab = add_command(commands, "lab", _lab, "open your copies of the lessons in JupyterLab", _LAB)
     lab.add_argument("--reset", metavar="NN", help="bring this lesson back as it comes; your copy is moved aside")
-    lab.set_defaults(run=_lab)
 
-    progress = commands.add_parser(
-        "progress",
-        help="list what you have answered in the lessons",
-        description="List the questions of the lessons, and how you answered them so far.",
-    )
-    progress.set_defaults(run=_progress)
+    add_command(commands, "progress", _progress, "list what you have answered in the lessons", _PROGRESS)
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -38,7 +31,7 @@ def _lab(options: argparse.Namespace) -> int:
     if options.reset is None:
         launch(root)  # does not come back: this process becomes JupyterLab
     else:
-        print(*reset_copy(root, options.reset), sep="\n")
+        show(reset_copy(root, options.reset))
     return DONE
 
 

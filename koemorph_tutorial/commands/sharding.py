@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands
+from koemorph_tutorial.commands.arguments import Commands, add_command
 from koemorph_tutorial.commands.outcome import DONE, show
 
 _CONSOLIDATE = """\
@@ -23,16 +23,11 @@ examples:
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    consolidate = commands.add_parser(
-        "consolidate",
-        help="write a sharded folder as one file",
-        description=_CONSOLIDATE,
-        epilog=_EXAMPLES,
-        formatter_class=LAYOUT,
+    consolidate = add_command(
+        commands, "consolidate", _consolidate, "write a sharded folder as one file", _CONSOLIDATE, _EXAMPLES
     )
     consolidate.add_argument("folder", metavar="DIR", type=Path, help="a sharded checkpoint")
     consolidate.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="the .pth to write")
-    consolidate.set_defaults(run=_consolidate)
 
 
 def _consolidate(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, add_json, one_of
+from koemorph_tutorial.commands.arguments import Commands, add_command, add_json, one_of
 from koemorph_tutorial.commands.outcome import DONE, NO, show, unusable
 
 _EXPORT = """\
@@ -25,12 +25,8 @@ examples:
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    export = commands.add_parser(
-        "export",
-        help="write a model for other runtimes, and prove it",
-        description=_EXPORT,
-        epilog=_EXAMPLES,
-        formatter_class=LAYOUT,
+    export = add_command(
+        commands, "export", _export, "write a model for other runtimes, and prove it", _EXPORT, _EXAMPLES
     )
     export.add_argument("path", metavar="PATH", type=Path, help="a checkpoint file, or a folder: its newest sound one")
     what = export.add_mutually_exclusive_group(required=True)
@@ -43,7 +39,6 @@ def add(commands: Commands) -> None:
     )
     export.add_argument("--force", action="store_true", help="write over a file that is there")
     add_json(export, "the receipt")
-    export.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from koemorph_tutorial.commands.arguments import LAYOUT, Commands, above_zero, add_json
-from koemorph_tutorial.commands.outcome import DONE, NO, interrupted, unusable
+from koemorph_tutorial.commands.arguments import Commands, above_zero, add_command, add_json
+from koemorph_tutorial.commands.outcome import DONE, NO, interrupted, show, unusable
 from koemorph_tutorial.records import Position
 
 _CRASH_TEST = """\
@@ -50,28 +50,24 @@ examples:
 
 def add(commands: Commands) -> None:
     """Add the two commands."""
-    crash = commands.add_parser(
+    crash = add_command(
+        commands,
         "crash-test",
-        help="kill a training at every file operation",
-        description=_CRASH_TEST,
-        epilog=_CRASH_TEST_EXAMPLES,
-        formatter_class=LAYOUT,
+        _crash_test,
+        "kill a training at every file operation",
+        _CRASH_TEST,
+        _CRASH_TEST_EXAMPLES,
     )
     crash.add_argument("--script", metavar="FILE", type=Path, help="a training of yours")
     crash.add_argument("--max-points", metavar="N", type=int, help="try only N of the operations, the same each time")
     add_json(crash, "every point, every trial")
-    crash.set_defaults(run=_crash_test)
 
-    certify = commands.add_parser(
-        "certify",
-        help="prove that a training resumes bitwise",
-        description=_CERTIFY,
-        epilog=_CERTIFY_EXAMPLES,
-        formatter_class=LAYOUT,
+    certify = add_command(
+        commands, "certify", _certify, "prove that a training resumes bitwise", _CERTIFY, _CERTIFY_EXAMPLES
     )
     certify.add_argument("--script", metavar="FILE", type=Path, help="a training of yours")
     certify.add_argument(
-        "--stop", metavar="EPOCH[,BATCH]", action="append", type=_position, help="where to stop (default: two places)"
+        "--stop", metavar="EPOCH[,BATCH]", action="append", type=_position, help="where to stop (default: as above)"
     )
     certify.add_argument(
         "--processes",
@@ -89,7 +85,6 @@ def add(commands: Commands) -> None:
     )
     certify.add_argument("--json", action="store_true", help="print the receipt as JSON, for programs")
     certify.add_argument("settings", metavar="key=value", nargs="*", help="settings of the example, by full names")
-    certify.set_defaults(run=_certify)
 
 
 def _position(text: str) -> Position:
@@ -115,7 +110,9 @@ def _ending_its_processes() -> Iterator[None]:
 def _crash_test(options: argparse.Namespace) -> int:
     import json
 
-    from koemorph_tutorial.testing.crash import CrashTestError, Recover, Train, Trial, crash_test
+    from koemorph_tutorial.testing.bench import CrashTestError, Recover, Train
+    from koemorph_tutorial.testing.children import KilledError
+    from koemorph_tutorial.testing.crash import Trial, crash_test
     from koemorph_tutorial.testing.example import recover, train, train_and_go_back
     from koemorph_tutorial.testing.scripts import load_script
 
@@ -137,21 +134,23 @@ def _crash_test(options: argparse.Namespace) -> int:
         for name, (training, recovery) in trainings.items():
             campaigns[name] = crash_test(training, recovery, max_points=options.max_points, on_trial=show_progress)
             if not options.json:
-                print(f"{name}:", *(f"  {line}" for line in campaigns[name].lines()), sep="\n", flush=True)
+                show([f"{name}:", *(f"  {line}" for line in campaigns[name].lines())])
     except CrashTestError as error:
         return unusable(f"{options.script or 'crash-test'}: {error}")
-    except ValueError as error:
+    except (ValueError, KilledError) as error:
         return unusable(str(error))
     except KeyboardInterrupt:
         return interrupted()
     if options.json:
-        print(json.dumps({name: json.loads(campaign.to_json()) for name, campaign in campaigns.items()}))
+        show([json.dumps({name: json.loads(campaign.to_json()) for name, campaign in campaigns.items()})])
     return NO if any(campaign.not_ok for campaign in campaigns.values()) else DONE
 
 
 @_ending_its_processes()
 def _certify(options: argparse.Namespace) -> int:
-    from koemorph_tutorial.testing.certificate import CertificateError, certify_script
+    from koemorph_tutorial.testing.certificate import certify_script
+    from koemorph_tutorial.testing.children import KilledError
+    from koemorph_tutorial.testing.stops import CertificateError
     from koemorph_tutorial.training.config import ConfigError, load_config
 
     script = options.script
@@ -173,11 +172,11 @@ def _certify(options: argparse.Namespace) -> int:
         certificate = certify_script(
             command, resume=resume, stops=options.stop, timeout=options.timeout, processes=options.processes
         )
-    except ConfigError as error:
+    except (ConfigError, KilledError) as error:
         return unusable(str(error))
     except CertificateError as error:
         return unusable(f"{script or 'certify'}: {error}")
     except KeyboardInterrupt:
         return interrupted()
-    print(certificate.to_json() if options.json else "\n".join(certificate.lines()))
+    show([certificate.to_json()] if options.json else certificate.lines())
     return DONE if certificate.certified else NO

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from koemorph_tutorial.archive import open_file, same_bytes
+from koemorph_tutorial.archive import open_file
+from koemorph_tutorial.durable import same_bytes
 from koemorph_tutorial.header import Header, read_header
 from koemorph_tutorial.records import MismatchError
 from koemorph_tutorial.storage import PathLike

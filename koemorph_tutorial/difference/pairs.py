@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from koemorph_tutorial.inspection.summary import plain
+from koemorph_tutorial.inspection.values import plain
 from koemorph_tutorial.rebuild import kind_text
 from koemorph_tutorial.stubs import StorageStub, TensorStub
 from koemorph_tutorial.text import printable

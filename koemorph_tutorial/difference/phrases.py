@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from koemorph_tutorial.inspection.values import value_text
 from koemorph_tutorial.text import printable
 
 _NAMED = 3  # things named before the rest is counted
@@ -49,15 +50,6 @@ def arrow(a: Any, b: Any) -> str:
                 break
         return " -> ".join(texts)
     return f"{value_text(a)} -> {value_text(b)}"
-
-
-def value_text(value: Any) -> str:
-    """Return a plain value in one short phrase."""
-    if isinstance(value, list):
-        return "[" + ", ".join(map(value_text, value)) + "]" if len(value) < 13 else f"a list of {len(value):,}"
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return printable(f"{value:.6g}" if isinstance(value, float) else str(value), 72)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from koemorph_tutorial.inspection.values import whole
 from koemorph_tutorial.text import count
 
 
@@ -26,19 +27,15 @@ def find_place(content: Any) -> Place:
     tree = content if isinstance(content, dict) else {}
     position = tree.get("position")
     run = tree["run"] if isinstance(tree.get("run"), dict) else {}
-    epoch, step, batch = _whole(tree.get("epoch")), _whole(tree.get("global_step")), 0
-    if isinstance(position, dict) and _whole(position.get("epoch")) is not None:
-        epoch, batch = position["epoch"], _whole(position.get("batch")) or 0
-        step = _whole(position.get("global_step"))
+    epoch, step, batch = whole(tree.get("epoch")), whole(tree.get("global_step")), 0
+    if isinstance(position, dict) and whole(position.get("epoch")) is not None:
+        epoch, batch = position["epoch"], whole(position.get("batch")) or 0
+        step = whole(position.get("global_step"))
     elif epoch is not None:
         epoch += 1  # saved when it had ended
     elif isinstance(tree.get("trainer"), dict):  # of Ignite
-        step = _whole(tree["trainer"].get("iteration"))
+        step = whole(tree["trainer"].get("iteration"))
     return Place(epoch=epoch, batch=batch, step=step, line=run.get("line"), parent=run.get("parent"))
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def tell_place(paths: tuple[Path, Path], a: Place, b: Place) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from koemorph_tutorial.exporting.leaving import Leaving
 from koemorph_tutorial.exporting.parity import Run, answer, examine, seconds_per_call, tolerance_for
 from koemorph_tutorial.exporting.receipt import Case
 from koemorph_tutorial.exporting.shapes import Inputs, Place, Trial, resized, smallest, trials
+from koemorph_tutorial.records import ExportError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,7 @@ class Examined:
 
 
 def examine_export(
-    model: nn.Module,
-    inputs: Inputs,
-    more: Sequence[Inputs],
+    leaving: Leaving,
     *,
     names: Sequence[str],
     free: Mapping[str, Sequence[Place]],
@@ -43,12 +44,12 @@ def examine_export(
     tolerance: float | None,
     calls: int = 1,
 ) -> Examined:
-    """Ask PyTorch and the runs about the example, what follows from it, and `more` inputs; see how long it takes.
+    """Ask PyTorch and the runs about the example, what follows from it, and further cases; see how long it takes.
 
     `names` are the outputs'. `free` are the places of each free dimension.
     """
-    expected = answer(model, inputs)
-    allowed, why = tolerance_for(expected, tolerance)
+    model, inputs = leaving.model, leaving.inputs
+    allowed, why = tolerance_for(leaving.answers, tolerance)
 
     def takes(tried: Inputs) -> bool:
         try:
@@ -68,7 +69,7 @@ def examine_export(
         for name, size in stuck.items()
         if least[name] == size and name not in stepped
     ]
-    given = [Trial(f"case {index}", case, given=True) for index, case in enumerate(more)]
+    given = [Trial(f"case {index}", case, given=True) for index, case in enumerate(leaving.cases)]
     cases, problems = examine(
         model, [*trials(inputs, free, least), *steps, *given], runs, allowed, names=names, calls=calls
     )
@@ -94,10 +95,9 @@ def call(model: nn.Module, inputs: Inputs) -> None:
         model(*inputs)
 
 
-def same_answers(first: Mapping[str, Run], second: Mapping[str, Run], inputs: Inputs) -> bool:
-    """Say whether two sessions of what should be one file answer the example alike, to the last bit."""
+def expect_same_answers(path: Path, first: Mapping[str, Run], second: Mapping[str, Run], inputs: Inputs) -> None:
+    """Raise ExportError where two sessions of what should be one file answer the example otherwise, by a bit."""
     for name, run in first.items():
-        pairs: list[tuple[Tensor, Tensor]] = list(zip(run(inputs), second[name](inputs), strict=True))
+        pairs: Iterator[tuple[Tensor, Tensor]] = zip(run(inputs), second[name](inputs), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):
-            return False
-    return True
+            raise ExportError(f"{path}: what was read back from the disk answers otherwise; try again")

@@ -29,10 +29,8 @@ def name_dimensions(proto: onnx.ModelProto, places: Mapping[Place, str], names: 
     renamed: dict[str, str] = {}
     by_name = {value.name: value for value in proto.graph.input}
     for (which, dimension), name in places.items():
-        symbol = (
-            by_name[names[which]].type.tensor_type.shape.dim[dimension].dim_param if names[which] in by_name else ""
-        )
-        if symbol:
+        if value := by_name.get(names[which]):
+            symbol = value.type.tensor_type.shape.dim[dimension].dim_param
             renamed.setdefault(symbol, name)
     del proto.graph.value_info[:]  # every reader infers it anew
     for value in (*proto.graph.input, *proto.graph.output):

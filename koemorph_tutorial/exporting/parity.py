@@ -14,25 +14,24 @@ from torch import Tensor, nn
 from koemorph_tutorial.exporting.receipt import Case
 from koemorph_tutorial.exporting.shapes import Inputs, Trial
 from koemorph_tutorial.exporting.words import explain, first_line
+from koemorph_tutorial.fitting import dtype_name
 from koemorph_tutorial.records import ExportError
 from koemorph_tutorial.text import printable
 
 Outputs: TypeAlias = dict[str, Tensor]
 Run: TypeAlias = Callable[[Inputs], Sequence[Tensor]]
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-_DIGITS = {torch.float64: 16, torch.float32: 7, torch.float16: 3, torch.bfloat16: 2}
+_KEEPS = {"float64": (1e-9, 16), "float32": (1e-5, 7), "float16": (1e-2, 3), "bfloat16": (5e-2, 2)}  # and digits
 _SECONDS = 0.15  # of calls, for a time per call
 _CALLS = 3
 
 
-def named_outputs(answer: Any, name: str = "output") -> Outputs:
+def named_outputs(answer: Any) -> Outputs:
     """Return the tensors of an answer by name, in the order in which an export numbers them.
 
     >>> list(named_outputs({"logits": torch.zeros(2), "state": (torch.zeros(1), None, torch.zeros(3))}))
     ['logits', 'state_0', 'state_2']
     """
-    found = list(_outputs(answer, ""))
-    return {path or name: tensor for path, tensor in found}
+    return {path or "output": tensor for path, tensor in _outputs(answer, "")}
 
 
 def _outputs(answer: Any, path: str) -> Iterator[tuple[str, Tensor]]:
@@ -53,9 +52,8 @@ def _outputs(answer: Any, path: str) -> Iterator[tuple[str, Tensor]]:
 def answer(model: nn.Module, inputs: Inputs) -> Outputs:
     """Return what the model itself answers, the inputs being its own to change."""
     with torch.no_grad():
-        return {
-            name: value.detach().clone() for name, value in named_outputs(model(*map(Tensor.clone, inputs))).items()
-        }
+        found = named_outputs(model(*map(Tensor.clone, inputs)))
+    return {name: value.detach().clone() for name, value in found.items()}
 
 
 def tolerance_for(outputs: Outputs, tolerance: float | None) -> tuple[float, str]:
@@ -69,15 +67,10 @@ def tolerance_for(outputs: Outputs, tolerance: float | None) -> tuple[float, str
             raise ValueError(f"tolerance: expected a number from 0, found {tolerance!r}")
         why = "every bit" if tolerance == 0 else "as asked for"
     else:
-        dtypes = [value.dtype for value in outputs.values() if value.dtype in TOLERANCES] or [torch.float32]
-        coarsest = max(dtypes, key=TOLERANCES.__getitem__)
-        tolerance = TOLERANCES[coarsest]
-        why = f"{_name(coarsest)} keeps {_DIGITS[coarsest]} digits, and another runtime adds in another order"
+        dtypes = [name for name in map(dtype_name, outputs.values()) if name in _KEEPS] or ["float32"]
+        tolerance, digits, coarsest = max((*_KEEPS[name], name) for name in dtypes)
+        why = f"{coarsest} keeps {digits} digits, and another runtime adds in another order"
     return tolerance, f"{why}; of a value above 1, that share of it" if tolerance else why
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def compare(trial: Trial, expected: Outputs, found: Sequence[Tensor], tolerance: float) -> Case:
@@ -152,7 +145,7 @@ _TRAIN = "dropout is on in it: it was exported in train mode"
 
 def refused(what: str, inputs: Inputs, error: BaseException) -> str:
     """Return that the model itself does not take some inputs, and why, in one line."""
-    shapes = ", ".join(f"{tuple(each.shape)} {_name(each.dtype)}" for each in inputs)
+    shapes = ", ".join(f"{tuple(each.shape)} {dtype_name(each)}" for each in inputs)
     return explain(error, f"{what} ({shapes}): the model itself does not take them")
 
 
@@ -177,7 +170,7 @@ def _difference(ours: Tensor, theirs: Tensor, tolerance: float) -> tuple[str, fl
     if ours.shape != theirs.shape:
         return f"expected shape {tuple(ours.shape)}, found {tuple(theirs.shape)}", 0.0, 0.0
     if ours.dtype != theirs.dtype:
-        return f"expected {_name(ours.dtype)}, found {_name(theirs.dtype)}", 0.0, 0.0
+        return f"expected {dtype_name(ours)}, found {dtype_name(theirs)}", 0.0, 0.0
     if ours.numel() == 0:
         return "", 0.0, 0.0
     exact = not (ours.is_floating_point() or ours.is_complex())

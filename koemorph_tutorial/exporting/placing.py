@@ -96,13 +96,12 @@ def place(data: bytes, target: Path, receipt: Receipt, reload: Callable[[bytes],
         with suppress(FileNotFoundError):
             receipt_path(path).unlink()  # of the file that is about to go
 
-    with _alone(path.parent):
+    with refusals_named(path), _alone(path.parent):
         sweep(path.parent)  # what a kill has left
-        with refusals_named(path):
-            if receipt.ok and not force:
-                _refuse_existing(path)  # somebody may have been faster
-            write_file(path, lambda file: file.write(data), check=check)
-            sync_directory(path.parent)
+        if receipt.ok and not force:
+            _refuse_existing(path)  # somebody may have been faster
+        write_file(path, lambda file: file.write(data), check=check)
+        sync_directory(path.parent)
         with refusals_named(receipt_path(path)):
             text = receipt.to_json().encode() + b"\n"
             write_file(receipt_path(path), lambda file: file.write(text))

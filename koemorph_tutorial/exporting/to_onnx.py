@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.exporting.examination import examine_export, same_answers
-from koemorph_tutorial.exporting.leaving import (
-    PathLike,
-    arguments_of,
-    as_cases,
-    as_inputs,
-    at_rest,
-    check_names,
-    first_answers,
-    free_places,
-    names_of_inputs,
-    needed,
-    source_of,
-)
+from koemorph_tutorial.exporting.asking import arguments_of, as_cases, as_inputs, check_names
+from koemorph_tutorial.exporting.examination import examine_export, expect_same_answers
+from koemorph_tutorial.exporting.leaving import PathLike, leave, needed
 from koemorph_tutorial.exporting.onnx_file import (
     check,
     free_groups,
@@ -91,13 +80,10 @@ def export_onnx(
     target = new_file(output_path, source, force=force)
     onnx, onnxscript, runtime = needed("onnx", "onnxscript", "onnxruntime", what=f"{target}")
     _check_opset(opset, onnx.defs.onnx_opset_version())
-    with at_rest(model) as resting:
-        names = names_of_inputs(resting, input_names, len(inputs))
-        places = free_places(free, names, inputs)
-        origin = source_of(source, resting)
+    with leave(model, inputs, more, input_names=input_names, free=free, source=source) as leaving:
+        names, places, answers = leaving.names, leaving.places, leaving.answers
         wide, widened = _widened(inputs, places)
-        answers = first_answers(resting, inputs)
-        weights = set(resting.state_dict())
+        weights = set(leaving.model.state_dict())
         if input_names and not weights.isdisjoint(names):
             raise ValueError(f"input_names: expected others than {', '.join(sorted(weights & set(names)))}: taken")
         taken = {*names, *weights}
@@ -106,20 +92,14 @@ def export_onnx(
         outputs = tuple(output_names or usual)
         if not taken.isdisjoint(outputs):
             raise ValueError(f"output_names: expected others than {', '.join(sorted(taken & set(outputs)))}: taken")
-        program = _captured(resting, wide, places, names)
+        program = _captured(leaving.model, wide, places, names)
         proto = _translated(program, names, outputs, opset)
         name_dimensions(proto, places, names)
         strip(proto)
         check(proto)
         runs = runs_of(serialized(proto), runtime)
         examined = examine_export(
-            resting,
-            inputs,
-            more,
-            names=outputs,
-            free=free_groups(proto, places),
-            runs=runs,
-            tolerance=tolerance,
+            leaving, names=outputs, free=free_groups(proto, places), runs=runs, tolerance=tolerance
         )
         receipt = Receipt(
             path=target,
@@ -127,7 +107,7 @@ def export_onnx(
             size=0,
             sha256="",
             opset=opset,
-            source=origin,
+            source=leaving.source,
             inputs=ports(proto.graph.input),
             outputs=ports(proto.graph.output),
             runtime=runtime_text(runtime),
@@ -137,8 +117,8 @@ def export_onnx(
         write_facts(proto, receipt)
 
         def reload(found: bytes) -> None:
-            if receipt.ok and not same_answers(runs, runs_of(found, runtime), inputs):
-                raise ExportError(f"{target}: what was read back from the disk answers otherwise; try again")
+            if receipt.ok:
+                expect_same_answers(target, runs, runs_of(found, runtime), inputs)
 
         return place(serialized(proto), target, receipt, reload, force=force)
 

@@ -14,25 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.exporting.examination import examine_export, same_answers
-from koemorph_tutorial.exporting.leaving import (
-    PathLike,
-    as_cases,
-    as_inputs,
-    at_rest,
-    first_answers,
-    free_places,
-    names_of_inputs,
-    source_of,
-)
+from koemorph_tutorial.exporting.asking import as_cases, as_inputs
+from koemorph_tutorial.exporting.examination import examine_export, expect_same_answers
+from koemorph_tutorial.exporting.leaving import PathLike, leave
 from koemorph_tutorial.exporting.parity import Run, answer
 from koemorph_tutorial.exporting.placing import new_file, place
 from koemorph_tutorial.exporting.receipt import Port, Receipt, versions_of
 from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
 from koemorph_tutorial.exporting.words import explain, first_line
+from koemorph_tutorial.fitting import dtype_name
 from koemorph_tutorial.records import ExportError
 
-_CALLS = 3  # its executor compiles anew in the second
+CALLS = 3  # its executor compiles anew in the second
 
 
 def export_torchscript(
@@ -63,27 +56,24 @@ def export_torchscript(
     inputs = as_inputs(example_inputs, "example_inputs")
     more = as_cases(cases, inputs)
     target = new_file(output_path, source, force=force)
-    with at_rest(model) as resting:
-        names = names_of_inputs(resting, (), len(inputs))
-        places = free_places(free, names, inputs)
-        origin = source_of(source, resting)
-        answers = first_answers(resting, inputs)
-        script, notes = _made(resting, inputs)
+    with leave(model, inputs, more, free=free, source=source) as leaving:
+        answers, places = leaving.answers, leaving.places
+        script, notes = _made(leaving.model, inputs)
         buffer = io.BytesIO()
         torch.jit.save(script, buffer)
         runs = torchscript_runs(buffer.getvalue())
-        groups = grouped(places)
         examined = examine_export(
-            resting, inputs, more, names=tuple(answers), free=groups, runs=runs, tolerance=tolerance, calls=_CALLS
+            leaving, names=tuple(answers), free=grouped(places), runs=runs, tolerance=tolerance, calls=CALLS
         )
+        named = zip(leaving.names, inputs, strict=True)
         receipt = Receipt(
             path=target,
             format="torchscript",
             size=0,
             sha256="",
-            source=origin,
-            inputs=tuple(_port(names[index], tensor, index, groups) for index, tensor in enumerate(inputs)),
-            outputs=tuple(Port(name=name, dtype=_dtype(tensor), shape=None) for name, tensor in answers.items()),
+            source=leaving.source,
+            inputs=tuple(_port(name, tensor, index, places) for index, (name, tensor) in enumerate(named)),
+            outputs=tuple(Port(name=name, dtype=dtype_name(tensor), shape=None) for name, tensor in answers.items()),
             runtime=f"torch {torch.__version__}, loaded anew, each input three times",
             versions=versions_of(torch=torch.__version__),
             **examined.facts(*notes),
@@ -92,8 +82,8 @@ def export_torchscript(
         torch.jit.save(script, buffer, _extra_files={"receipt.json": json.dumps(receipt.facts())})
 
         def reload(found: bytes) -> None:
-            if receipt.ok and not same_answers(runs, torchscript_runs(found), inputs):
-                raise ExportError(f"{target}: what was read back from the disk answers otherwise; try again")
+            if receipt.ok:
+                expect_same_answers(target, runs, torchscript_runs(found), inputs)
 
         return place(buffer.getvalue(), target, receipt, reload, force=force)
 
@@ -132,14 +122,6 @@ def torchscript_runs(data: bytes) -> dict[str, Run]:
     return {"": run}
 
 
-def _port(name: str, tensor: Tensor, which: int, groups: Mapping[str, Sequence[Place]]) -> Port:
-    shape: list[int | str] = list(tensor.shape)
-    for free, places in groups.items():
-        for place_of, dimension in places:
-            if place_of == which:
-                shape[dimension] = free
-    return Port(name=name, dtype=_dtype(tensor), shape=tuple(shape))
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _port(name: str, tensor: Tensor, which: int, places: Mapping[Place, str]) -> Port:
+    shape = tuple(places.get((which, dimension), size) for dimension, size in enumerate(tensor.shape))
+    return Port(name=name, dtype=dtype_name(tensor), shape=shape)

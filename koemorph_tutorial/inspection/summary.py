@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial.header import Header, read_header
-from koemorph_tutorial.rebuild import kind_text
 from koemorph_tutorial.records import Codec, Position
 from koemorph_tutorial.storage import PathLike, describe_content
 from koemorph_tutorial.stubs import TensorStub
@@ -16,6 +15,7 @@ from koemorph_tutorial.text import json_text, printable
 from koemorph_tutorial.unpickling import Attributes
 
 from .tree import Node, grow_tree
+from .values import plain, plain_dict, plain_keys, short, whole
 
 _STATE = "_state_dict"
 _SHOWN = {"format_version", "run", "epoch", "global_step", "position", "optimizer_parameters", "metrics", "best"}
@@ -104,11 +104,11 @@ def inspect_checkpoint(path: PathLike) -> Summary:
     content: Mapping[Any, Any] = header.content
     tree = grow_tree(header)
     ours = "format_version" in content
-    recipe = not ours and "model_state_dict" in content and _whole(content, "epoch") is not None
+    recipe = not ours and "model_state_dict" in content and whole(content.get("epoch")) is not None
     rng = content.get("rng_state")
     optimizers = tuple(_optimizers(content))
     ends = ("state_dict", "_states", "schedulers")
-    states = tuple(n for n, value in _plain_keys(content) if n.endswith(ends) and isinstance(value, (dict, list)))
+    states = tuple(n for n, value in plain_keys(content) if n.endswith(ends) and isinstance(value, (dict, list)))
     return Summary(
         path=str(path),
         size=header.size,
@@ -116,27 +116,27 @@ def inspect_checkpoint(path: PathLike) -> Summary:
         packed=header.packed,
         format=_format(header, recipe),
         format_version=content.get("format_version", 0 if recipe else None),
-        epoch=_whole(content, "epoch"),
-        global_step=_whole(content, "global_step"),
+        epoch=whole(content.get("epoch")),
+        global_step=whole(content.get("global_step")),
         position=file.position if ours or recipe else None,
-        run=_plain_dict(content.get("run")),
-        metrics=_plain_dict(content.get("metrics")),
-        best=_plain_dict(content.get("best")),
+        run=plain_dict(content.get("run")),
+        metrics=plain_dict(content.get("metrics")),
+        best=plain_dict(content.get("best")),
         states=states,
         other={
-            name: _short(value)
-            for name, value in _plain_keys(content)
+            name: short(value)
+            for name, value in plain_keys(content)
             if name not in _SHOWN and name not in states and not isinstance(value, (TensorStub, Attributes))
         },
         optimizers=optimizers,
         schedulers={
             name: plain(value)
-            for name, value in _plain_keys(content)
+            for name, value in plain_keys(content)
             if "scheduler" in name and isinstance(value, (dict, list))
         },
-        rng_state=tuple(name for name, value in _plain_keys(rng) if value not in (None, [])),
+        rng_state=tuple(name for name, value in plain_keys(rng) if value not in (None, [])),
         config=plain(content.get("config", content.get("hyper_parameters"))),
-        metadata=_plain_dict(header.metadata or content.get("metadata")),
+        metadata=plain_dict(header.metadata or content.get("metadata")),
         tensors=tree,
         rest=header.size - tree.bytes,
         foreign=header.foreign,
@@ -160,7 +160,7 @@ def _written_by(content: Mapping[Any, Any], recipe: bool) -> str:
     if recipe:
         return "the recipe's format (version 0)"
     if "pytorch-lightning_version" in content:
-        return f"a checkpoint of PyTorch Lightning {_short(content['pytorch-lightning_version'])}"
+        return f"a checkpoint of PyTorch Lightning {short(content['pytorch-lightning_version'])}"
     if content and all(isinstance(value, TensorStub) for value in content.values()):
         return "weights alone, with nothing to go on from"
     return "a dict of another program"
@@ -168,7 +168,7 @@ def _written_by(content: Mapping[Any, Any], recipe: bool) -> str:
 
 def _optimizers(content: Mapping[Any, Any]) -> Iterator[OptimizerSummary]:
     known = content.get("optimizer_parameters")
-    for key, value in _plain_keys(content):
+    for key, value in plain_keys(content):
         several = isinstance(value, list)
         for number, item in enumerate(value if several else [value]):
             if not isinstance(item, dict) or not isinstance(item.get("param_groups"), list):
@@ -178,7 +178,7 @@ def _optimizers(content: Mapping[Any, Any]) -> Iterator[OptimizerSummary]:
             states = item.get("state")
             kinds: dict[str, int] = {}
             for state in states.values() if isinstance(states, dict) else ():
-                for kind, _ in _plain_keys(state):
+                for kind, _ in plain_keys(state):
                     kinds[kind] = kinds.get(kind, 0) + 1
             yield OptimizerSummary(name=name, groups=tuple(_groups(item["param_groups"], names)), state=kinds)
 
@@ -191,9 +191,9 @@ def _groups(groups: list[Any], names: Any) -> Iterator[Group]:
             yield Group(
                 parameters=len(held) if isinstance(held, (list, tuple)) else 0,
                 names=tuple(
-                    _short(entry.get("name")) for entry in (own if isinstance(own, list) else []) if type(entry) is dict
+                    short(entry.get("name")) for entry in (own if isinstance(own, list) else []) if type(entry) is dict
                 ),
-                settings={name: plain(value) for name, value in _plain_keys(group) if name != "params"},
+                settings={name: plain(value) for name, value in plain_keys(group) if name != "params"},
             )
 
 
@@ -211,44 +211,3 @@ def _notes(header: Header, tree: Node, optimizers: tuple[OptimizerSummary, ...])
     for optimizer in optimizers:
         if optimizer.groups and not optimizer.state:
             yield f"{optimizer.name} has no state: it had made no step, or keeps none"
-
-
-def _whole(content: Mapping[Any, Any], key: str) -> int | None:
-    value = content.get(key)
-    return value if type(value) is int and 0 <= value < 2**63 else None
-
-
-def _plain_keys(value: Any) -> Iterator[tuple[str, Any]]:
-    return ((_short(key), item) for key, item in value.items()) if isinstance(value, dict) else iter(())
-
-
-def _plain_dict(value: Any) -> dict[str, Any]:
-    return {name: plain(item) for name, item in _plain_keys(value)}
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, (dict, list, tuple)):
-        return f"{type(value).__name__} of {len(value):,}"
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"a whole number of {value.bit_length():,} bits"
-    return str(value) if isinstance(value, (int, float, type(None))) else kind_text(value)
-
-
-def plain(value: Any) -> Any:
-    """Return a value of a header as plain containers; what is no number or text is named, what is too deep counted."""
-    left = [20_000]  # a few bytes can hold a tree of any size: each branch twice the one below
-
-    def walk(value: Any, depth: int) -> Any:
-        left[0] -= 1
-        if isinstance(value, (dict, list, tuple)) and depth < 10 and left[0] > 0:
-            if isinstance(value, dict):
-                return {_short(key): walk(item, depth + 1) for key, item in value.items()}
-            return [walk(item, depth + 1) for item in value]
-        exact = isinstance(value, (bool, float, type(None))) or (isinstance(value, int) and value.bit_length() < 200)
-        return value if exact else _short(value)
-
-    return walk(value, 0)

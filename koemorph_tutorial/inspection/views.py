@@ -12,6 +12,7 @@ from koemorph_tutorial.text import count, cut, pad, printable, size, width, wrap
 from .folder import DirectorySummary
 from .summary import OptimizerSummary, Summary
 from .tree import Node
+from .values import pairs_text, value_text
 
 _MOST_ROWS = 40  # of the tree
 _MOST_SIBLINGS = 12
@@ -33,7 +34,7 @@ def file_lines(summary: Summary, columns: int) -> list[str]:
         rows.append(("epoch", [f"{summary.epoch}{word}", *step]))
     rows += [
         ("goes on at", [str(summary.position)] if summary.position else []),
-        ("metrics", _pairs(summary.metrics)),
+        ("metrics", pairs_text(summary.metrics)),
         ("best", _best(summary.best)),
         ("saves", _saves(summary.run)),
         ("states", [name.removesuffix("_state_dict") for name in summary.states]),
@@ -98,7 +99,7 @@ def directory_lines(summary: DirectorySummary, columns: int) -> list[str]:
 
 
 def _best(best: Mapping[str, Any]) -> list[str]:
-    words = {name: _text(best.get(name)) for name in ("monitor", "mode", "value", "epoch")}
+    words = {name: value_text(best.get(name)) for name in ("monitor", "mode", "value", "epoch")}
     if best.get("value") is None:
         return [f"no {words['monitor']} yet that counts"] if best else []
     return ["{monitor} {value} at epoch {epoch} ({mode})".format(**words)]
@@ -107,8 +108,8 @@ def _best(best: Mapping[str, Any]) -> list[str]:
 def _saves(run: Mapping[str, Any]) -> list[str]:
     if not run:
         return []
-    line = f"{_text(run.get('saves'))} so far in the line of runs {_text(run.get('line'))}"
-    return [line, f"went on from {_text(run['parent'])}"] if run.get("parent") else [line]
+    line = f"{value_text(run.get('saves'))} so far in the line of runs {value_text(run.get('line'))}"
+    return [line, f"went on from {value_text(run['parent'])}"] if run.get("parent") else [line]
 
 
 def _foreign(names: Sequence[str]) -> list[str]:
@@ -126,7 +127,7 @@ def _optimizer(optimizer: OptimizerSummary) -> Iterator[tuple[str, list[str]]]:
     for number, group in enumerate(optimizer.groups[:4]):
         of = f"group {number} of {len(optimizer.groups)}: " if len(optimizer.groups) > 1 else ""
         used = {name: value for name, value in group.settings.items() if value not in (None, False)}
-        yield label, [f"{of}{count(group.parameters, 'parameter')}", *_pairs(used)]
+        yield label, [f"{of}{count(group.parameters, 'parameter')}", *pairs_text(used)]
         label = ""
     if len(optimizer.groups) > 4:
         yield "", [f"{len(optimizer.groups) - 4} more groups"]
@@ -140,14 +141,14 @@ def _optimizer(optimizer: OptimizerSummary) -> Iterator[tuple[str, list[str]]]:
 def _config(config: Any) -> Iterator[tuple[str, list[str]]]:
     """One row per section, in the order of the file."""
     if not isinstance(config, dict):
-        yield "config", [] if config is None else [_text(config)]
+        yield "config", [] if config is None else [value_text(config)]
         return
     label = "config"
     sections = [("", config)]
     while sections:
         name, section = sections.pop(0)
         inner = [(f"{name}.{key}".strip("."), value) for key, value in section.items() if isinstance(value, dict)]
-        phrases = _pairs({key: value for key, value in section.items() if not isinstance(value, dict)})
+        phrases = pairs_text({key: value for key, value in section.items() if not isinstance(value, dict)})
         if phrases:
             yield label, [f"{name}: {phrases[0]}" if name else phrases[0], *phrases[1:]]
             label = ""
@@ -157,26 +158,29 @@ def _config(config: Any) -> Iterator[tuple[str, list[str]]]:
 def _provenance(metadata: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     when = [_time(metadata["timestamp"])] if "timestamp" in metadata else []
     if "training_time" in metadata:
-        when.append(f"after {_text(metadata['training_time'])} s of training")
+        when.append(f"after {value_text(metadata['training_time'])} s of training")
     yield "saved", when
-    yield "by", [f"{word} {_text(metadata[name])}" for name, word in _VERSIONS if name in metadata]
-    yield "on", [_text(metadata[name]) for name in ("hostname", "platform", "device") if name in metadata]
+    yield "by", [f"{word} {value_text(metadata[name])}" for name, word in _VERSIONS if name in metadata]
+    yield "on", [value_text(metadata[name]) for name in ("hostname", "platform", "device") if name in metadata]
     if "git_commit" in metadata:
         commit = metadata["git_commit"]
         dirty = isinstance(commit, str) and commit.endswith("-dirty")
-        yield "git commit", [_text(commit) if commit else "none: no repository", *["files differed from it"] * dirty]
+        yield (
+            "git commit",
+            [value_text(commit) if commit else "none: no repository", *["files differed from it"] * dirty],
+        )
     if "model_params" in metadata:
         number = metadata["model_params"]
-        yield "parameters", [f"{number:,}" if type(number) is int else _text(number)]
+        yield "parameters", [f"{number:,}" if type(number) is int else value_text(number)]
     known = {*_TOLD, *(name for name, _ in _VERSIONS)}
-    yield "also there", _pairs({name: value for name, value in metadata.items() if name not in known})
+    yield "also there", pairs_text({name: value for name, value in metadata.items() if name not in known})
 
 
 def _time(seconds: Any) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (TypeError, ValueError, OverflowError, OSError):
-        return _text(seconds)
+        return value_text(seconds)
 
 
 def _tree_lines(summary: Summary, columns: int) -> list[str]:
@@ -226,24 +230,9 @@ def _row(name: str, nodes: Sequence[Node]) -> tuple[str, str, str]:
     return name, f"{sum(node.numbers for node in nodes):,}", f"{sum(node.bytes for node in nodes):,}"
 
 
-def _pairs(values: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {_text(value)}" for name, value in values.items()]
-
-
 def _flat(value: Any) -> list[str]:
     if isinstance(value, list):
         return [phrase for item in value[:4] for phrase in _flat(item)]
     if isinstance(value, dict):  # what a scheduler keeps for itself is left out
-        return _pairs({name: item for name, item in value.items() if name[:1] != "_" or name == "_last_lr"})
-    return [_text(value)]
-
-
-def _text(value: Any) -> str:
-    """Return a plain value in one short phrase."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(_pairs(value)) + "}" if len(value) < 5 else f"a dict of {len(value):,}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]" if len(value) < 13 else f"a list of {len(value):,}"
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return printable(f"{value:.6g}" if isinstance(value, float) else str(value), 72)
+        return pairs_text({name: item for name, item in value.items() if name[:1] != "_" or name == "_last_lr"})
+    return [value_text(value)]

@@ -34,12 +34,11 @@ from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 from koemorph_tutorial.training.settings import DataConfig
 
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_small_png
+from .figures import BLACK, BLUE, GREEN, PARTS_OF_A_FLOAT, VERMILLION, placed, style, to_small_png
 from .flips import BITS, Weight, bits_of, draws, flip
 from .views import View
 
 _VISIBLE = 0.05  # a change of a blendshape that one sees
-_REGIONS = (("sign", 31, 31, PURPLE), ("exponent", 30, 23, BLUE), ("mantissa", 22, 0, GREEN))
 
 
 def says(path: str | Path) -> Tensor:
@@ -103,8 +102,7 @@ def faces(files: Mapping[str, str | Path]) -> tuple[Figure, str]:
     said = {name: says(path)[0] for name, path in files.items()}
     (first, before), (second, after) = said.items()
     with style():
-        figure = Figure(figsize=(5.6, 2.95))
-        figure.set_layout_engine("none")
+        figure = placed(5.6, 2.95)
         for column, (name, face) in enumerate(said.items()):
             ax = figure.add_axes((0.5 * column + 0.02, 0, 0.46, 0.46 * 5.6 / 2.95))
             draw_face(ax, face)
@@ -142,13 +140,17 @@ def flip_many(path: str | Path, *, each: int, seed: int) -> tuple[Flipped, ...]:
 
 
 def _examined(path: Path, before: Tensor, bit: int) -> Flipped:
-    with zipfile.ZipFile(path) as archive:
-        is_found = archive.testzip() is not None
     try:
         after = says(path)
     except Exception:
-        return Flipped(bit=bit, change=0.0, face=before[0], is_loaded=False, is_found=is_found)
-    return Flipped(bit=bit, change=_change(before, after), face=after[0], is_loaded=True, is_found=is_found)
+        return Flipped(bit=bit, change=0.0, face=before[0], is_loaded=False, is_found=_is_found(path))
+    return Flipped(bit=bit, change=_change(before, after), face=after[0], is_loaded=True, is_found=_is_found(path))
+
+
+def _is_found(path: Path) -> bool:
+    """Say whether a checksum in the file does not fit."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is not None
 
 
 _KINDS: Mapping[str, tuple[str, str]] = {  # what a face became: its colour and its marker
@@ -185,12 +187,13 @@ def survey(flips: Sequence[Flipped]) -> tuple[Figure, str]:
         ax.text(31.3, 1.5 * _VISIBLE, "visible above this line", ha="right")
         ax.set(yscale="log", ylim=(least / 3, 5 * most), xlim=(-0.6, 31.6), ylabel="largest change in a face of 0 to 1")
         ax.set_yticks([most, 1, 1e-3, 1e-6, least], ["NaN", "1", "$10^{-3}$", "$10^{-6}$", "none"])
-        names = [f"{high if high == low else f'{high} to {low}'}\n{name}" for name, high, low, _ in _REGIONS]
-        ax.set_xticks([31 - (high + low) / 2 for _, high, low, _ in _REGIONS], names)
+        parts = [(name, colour, high, low, 31 - (high + low) / 2) for name, colour, high, low in PARTS_OF_A_FLOAT]
+        names = [f"{high if high == low else f'{high} to {low}'}\n{name}" for name, _, high, low, _ in parts]
+        ax.set_xticks([middle for *_, middle in parts], names)
         ax.tick_params(axis="x", length=0)
         ax.minorticks_off()
         ax.grid(axis="x", visible=False)
-        for _, high, low, colour in _REGIONS:
+        for _, colour, high, low, _ in parts:
             ax.axvspan(30.5 - high, 31.5 - low, color=colour, alpha=0.09, linewidth=0)
         if alike := _alike(flips):
             said = f"bits {alike[0]} to {alike[-1]}:\nthe weight is\nnow nearly 0"
@@ -240,17 +243,15 @@ def one_flip(path: str | Path, weight: Weight, bit: int, *, titled: bool = False
         flip(copy, weight, bit)
         rows = {"before": bits_of(path, weight), "after": bits_of(copy, weight)}
         before, after = says(path), says(copy)
-        with zipfile.ZipFile(copy) as archive:
-            is_found = archive.testzip() is not None
+        is_found = _is_found(copy)
     caption = (
-        f"Bit {bit} of {weight} ({_region(bit)}): {_effect(rows['before'], bit)}.\ntorch.load: no error. "
+        f"Bit {bit} of {weight} ({_part_of(bit)[0]}): {_effect(rows['before'], bit)}.\ntorch.load: no error. "
         f"The face: {_in_words(_change(before, after))}. Checksum: {'does not fit' if is_found else 'fits'}."
     )
     numbers = {name: _number(row) for name, row in rows.items()}
     with style():
         width, height = 9, 4.62 if titled else 4.05  # inches
-        figure = Figure(figsize=(width, height))
-        figure.set_layout_engine("none")
+        figure = placed(width, height)
         if titled:
             figure.text(0.01, 0.985, caption, va="top", linespacing=1.35)
         for column, (name, value) in enumerate(numbers.items()):
@@ -275,20 +276,13 @@ def _bits(ax: Axes, rows: Mapping[str, str], flipped: int) -> None:
         ax.text(-0.8, y, name, ha="right", va="center")
         for x, digit in enumerate(row):
             is_it = 31 - x == flipped
-            colour = VERMILLION if is_it else next(c for name, _, _, c in _REGIONS if name == _region(31 - x))
+            colour = VERMILLION if is_it else _part_of(31 - x)[1]
             is_loud = is_it and name == "after"
             box: dict[str, Any] = {"width": 0.9, "height": 0.86, "linewidth": 0, "facecolor": colour}
             ax.add_artist(Rectangle((x - 0.45, y - 0.43), alpha=1.0 if is_loud else 0.16, **box))
-            ax.text(
-                x,
-                y,
-                digit,
-                ha="center",
-                va="center",
-                color="white" if is_loud else BLACK,
-                fontweight="bold" if is_it else "normal",
-            )
-    for name, high, low, colour in _REGIONS:
+            colour, bold = ("white" if is_loud else BLACK), ("bold" if is_it else "normal")
+            ax.text(x, y, digit, ha="center", va="center", color=colour, fontweight=bold)
+    for name, colour, high, low in PARTS_OF_A_FLOAT:
         ax.text(31 - (high + low) / 2, 1.95, name, ha="center", va="center", color=colour, fontweight="bold")
     ax.set(xlim=(-0.6, 31.6), ylim=(2.4, -1.15))
     ax.set_axis_off()
@@ -308,8 +302,9 @@ def _scientific(value: float) -> str:
     return rf"${digits} \times 10^{{{int(power)}}}$"
 
 
-def _region(bit: int) -> str:
-    return next(name for name, high, low, _ in _REGIONS if low <= bit <= high)
+def _part_of(bit: int) -> tuple[str, str]:
+    """Return the part of a float that a bit belongs to, and its colour."""
+    return next((name, colour) for name, colour, high, low in PARTS_OF_A_FLOAT if low <= bit <= high)
 
 
 def _effect(before: str, bit: int) -> str:
@@ -337,7 +332,7 @@ class WhichBit(View):
         self._slider = SelectionSlider(
             options=list(BITS), value=bit, description="bit", continuous_update=False, layout=Layout(width="700px")
         )
-        self._slider.observe(self._moved, "value")
+        self._slider.observe(self._draw, "value")
         super().__init__(self._slider, lines=2)
         self._draw()
 
@@ -353,10 +348,7 @@ class WhichBit(View):
             raise ValueError(f"bit: expected 0 to 31, found {bit!r}")
         self._slider.value = bit
 
-    def _moved(self, change: object) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
+    def _draw(self, change: object = None) -> None:
         figure, caption = one_flip(self._path, self._weight, self.value)  # the caption stands below it
         self._show(_png(figure), caption)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .examination import BATCHES, EPOCHS, TOTAL, Examination, Outcome
-from .figures import BLACK, BLUE, GREEN, VERMILLION, style, to_small_png
+from .figures import BLACK, BLUE, GREEN, VERMILLION, placed, style, to_small_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +30,7 @@ def comebacks(examined: Examination) -> tuple[bytes, str]:
     rows = len(examined.outcomes)
     height = 0.62 + 0.78 * max(rows, 1)  # inches
     with style(), rc_context({"hatch.linewidth": 0.8}):
-        figure = Figure(figsize=(9, height))
-        figure.set_layout_engine("none")
+        figure = placed(9, height)
         ax = figure.add_axes((0.115, 0.52 / height, 0.865, 0.78 * max(rows, 1) / height))
         for row, outcome in enumerate(examined.outcomes):
             _draw(ax, row, outcome)

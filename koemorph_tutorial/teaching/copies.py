@@ -79,12 +79,13 @@ def reset_copy(root: Path, number: str) -> list[str]:
     with _written_beside(copy, content) as fresh:  # a full disk says so before anything is moved
         aside = _move_aside(copy) if os.path.lexists(copy) else None
         try:
-            if not _rename_to_free(fresh, copy):
-                raise LabError(f"{copy}: somebody else made it at this moment; yours is {aside or 'not touched'}")
-        except OSError:
+            is_in_place = _rename_to_free(fresh, copy)
+        except BaseException:
             if aside is not None:
                 _rename_to_free(copy.with_name(aside), copy)
             raise
+        if not is_in_place:
+            raise LabError(f"{copy}: somebody else made it at this moment; yours is {aside or 'not touched'}")
     moved = [f"{MY_NOTEBOOKS / aside}: your copy as it was"] if aside else []
     return [*moved, f"{MY_NOTEBOOKS / copy.name}: the lesson as it comes"]
 
@@ -163,7 +164,8 @@ def _rename_to_free(source: Path, target: Path) -> bool:
         try:
             source.replace(target)
         except BaseException:
-            target.unlink()
+            if os.path.lexists(source):  # a Ctrl-C can come when it has just been renamed
+                target.unlink()
             raise
     else:
         source.unlink()

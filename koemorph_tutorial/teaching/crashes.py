@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from koemorph_tutorial.testing.children import run
 from koemorph_tutorial.testing.crash import Campaign, Trial
 
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, placed, style
 
 # What a verdict of the kit looks like, and what it says.
 _LEFT: Mapping[str, tuple[str, str, str]] = {
@@ -29,6 +29,12 @@ _LEFT: Mapping[str, tuple[str, str, str]] = {
     "LITTER": (PURPLE, "v", "the run goes on, and leaves a temporary file"),
 }
 _OTHERWISE = (BLACK, "P", "something else is wrong")
+
+
+def killed(function: Callable[..., object], *arguments: Any) -> bool:
+    """Call `function` in a copy of this process, and return whether that was killed before it came to its end."""
+    with tempfile.TemporaryDirectory(prefix="koemorph-killed-") as folder:
+        return run(lambda: function(*arguments) and None, Path(folder), timeout=60).killed
 
 
 def killed_at_byte(byte: int, function: Callable[..., object], *arguments: Any) -> bool:
@@ -42,8 +48,7 @@ def killed_at_byte(byte: int, function: Callable[..., object], *arguments: Any) 
     ...     killed_at_byte(4, path.write_text, "0123456789"), path.read_text()
     (True, '0123')
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return run(lambda: _limited(byte, function, *arguments), Path(folder), timeout=60).killed
+    return killed(_limited, byte, function, *arguments)
 
 
 def _limited(byte: int, function: Callable[..., object], *arguments: Any) -> None:
@@ -114,8 +119,7 @@ def kill_test(campaigns: Mapping[str, Campaign]) -> tuple[Figure, str]:
     looks = list(dict.fromkeys(_look(verdict) for verdict in sorted(seen, key=[*_LEFT, *seen].index)))
     height = 1.6 * len(rows) + 0.25 * ((len(looks) + 1) // 2) + 0.25  # inches: a row each, and the legend
     with style():
-        figure = Figure(figsize=(9, height))
-        figure.set_layout_engine("none")
+        figure = placed(9, height)
         for row, (name, trials) in enumerate(rows.items()):
             ax = figure.add_axes((0.01, 1 - (1.6 * row + 1.1) / height, 0.98, 0.8 / height))
             _row(ax, trials)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, Polygon, Rectangle
 
 from koemorph_tutorial.text import cut, printable
@@ -21,7 +20,7 @@ from koemorph_tutorial.training.voices import HOP, make_voice
 
 from .examination import TOTAL, Examination, Outcome
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_small_png
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, sheet, style, to_small_png
 from .vowels import SPEAKER
 
 if TYPE_CHECKING:
@@ -44,11 +43,7 @@ def draw(examined: Examination, name: str | None = None) -> tuple[bytes, str]:
     """
     whose = cut(printable(name, 60), 34) if name else f"{cut(printable(examined.name), 30)}(folder)"
     with style():
-        figure = Figure(figsize=(_WIDE, _HIGH))
-        figure.set_layout_engine("none")
-        ax = figure.add_axes((0, 0, 1, 1))
-        ax.set(xlim=(0, _WIDE), ylim=(0, _HIGH))
-        ax.set_axis_off()
+        figure, ax = sheet(_WIDE, _HIGH)
         _frame(ax)
         _head(ax, examined, whose)
         for place, outcome in enumerate(examined.outcomes):

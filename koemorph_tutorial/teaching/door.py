@@ -22,23 +22,14 @@ from koemorph_tutorial.training.voices import FRAME_RATE, SAMPLE_RATE, make_voic
 
 from . import vowels
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, VERMILLION, style, to_png
+from .figures import BLACK, BLUE, GREEN, VERMILLION, sheet, style, to_png
 from .talking import talking_face, talking_faces
 
 # What each lesson is about, and where it stands on the map: the route, the place along it, the row.
 _ROUTES: Mapping[str, tuple[str, Mapping[str, tuple[str, float]]]] = {
-    "my run crashed": (
-        VERMILLION,
-        {"01": ("state", 0.0), "02": ("storage", 3.2), "03": ("resume", 4.9)},
-    ),
-    "I pay for disks": (
-        GREEN,
-        {"05": ("save policy", 0.0), "06": ("retention", 1.15), "07": ("compression", 2.3)},
-    ),
-    "I inherit files": (
-        BLUE,
-        {"04": ("inference", 6.15), "08": ("validation", 7.25), "09": ("export", 8.5)},
-    ),
+    "my run crashed": (VERMILLION, {"01": ("state", 0.0), "02": ("storage", 3.2), "03": ("resume", 4.9)}),
+    "I pay for disks": (GREEN, {"05": ("save policy", 0.0), "06": ("retention", 1.15), "07": ("compression", 2.3)}),
+    "I inherit files": (BLUE, {"04": ("inference", 6.15), "08": ("validation", 7.25), "09": ("export", 8.5)}),
 }
 _END = ("10", "end to end", 9.8)
 # The five parts of the way, each with a face: where it stands, and what moves.
@@ -57,11 +48,8 @@ _FIRST = 37  # the face that is shown where nothing moves: an open mouth
 def lesson_map() -> Figure:
     """Draw the ten lessons as stations of three lines that meet in the last one, below the way that a run takes."""
     with style():
-        figure = Figure(figsize=(12, 4.2))
-        figure.set_layout_engine("none")
-        ax = figure.add_axes((0, 0, 1, 1))
+        figure, ax = sheet(12, 4.2)
         ax.set(xlim=(-2.3, 10.85), ylim=(-0.85, 3.8))
-        ax.set_axis_off()
         for name, (x, shapes) in _WAY.items():
             face = ax.inset_axes((x - 0.5, 2.38, 1.0, 1.0), transform=ax.transData)
             draw_face(face, spread(shapes))

@@ -30,8 +30,8 @@ from .proctor import BATCHES, EPOCHS, PARTS, Loop, Run, Strike, newest, sit
 if TYPE_CHECKING:
     from koemorph_tutorial.testing import Certificate, Recorder
 
-__all__ = ["BATCHES", "EPOCHS", "ORDEALS", "TOTAL", "Examination", "Ordeal", "Outcome", "Run", "examine"]
-__all__ += ["WATCHING", "graduate"]
+__all__ = ["BATCHES", "EPOCHS", "ORDEALS", "PARTS", "TOTAL", "WATCHING", "Examination", "Ordeal", "Outcome", "Run"]
+__all__ += ["certified", "examine", "graduate", "rounds"]
 
 TOTAL = EPOCHS * BATCHES
 EPOCH, BATCH = 4, 5  # where the ordeals begin: in this epoch, after so many of its batches
@@ -122,9 +122,9 @@ class Examination:
     problem: str = ""
     seen: tuple[Mapping[str, Any], ...] = ()
     files: tuple[str, ...] = ()  # that the undisturbed run left
-    metrics: tuple[str, ...] = ()  # in its newest file
+    metrics: Mapping[str, float] = field(default_factory=dict)  # in its newest file
     certificate: Certificate | None = None
-    state: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the networks of the last survivor
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the networks of the survivors, all equal
 
     @property
     def survived(self) -> int:
@@ -157,38 +157,51 @@ def examine(loop: Loop, *, ordeals: Sequence[Ordeal] = ORDEALS, certificate: boo
     forgets: survived 0 of 1
     kill -9      45 batches again     the same network  not survived
     """
+    *_, examined = rounds(loop, ordeals=ordeals)
+    return certified(examined, loop) if certificate and examined.passed else examined
+
+
+def rounds(loop: Loop, *, ordeals: Sequence[Ordeal] = ORDEALS) -> Iterator[Examination]:
+    """Examine, and yield what is known after each round, in which as much happens at a time as there are cores.
+
+    Whoever only asks what is missing need not wait for the ordeals that come after the first that is not survived.
+    """
     name = str(getattr(loop, "__name__", "the loop"))
     Run()  # the windows are cut here once, and not in each process again
-    undergone = sorted(ordeals, key=lambda ordeal: -ordeal.may_cost)  # the longest first
-    jobs = [None, *undergone]
-    workers = min(children.cores(), len(jobs))
+    jobs = [None, *ordeals]
+    found: dict[int, Any] = {}
     with tempfile.TemporaryDirectory(prefix="koemorph-examination-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary)
 
         def work(number: int) -> Iterator[list[Any]]:
-            for index in range(number, len(jobs), workers):
-                yield [index, _undergo(loop, jobs[index], folder / str(index))]
+            index = len(found) + number
+            yield [index, _undergo(loop, jobs[index], Path(temporary, str(index)))]
 
-        found = dict(children.share(work, workers))
-        straight = found.pop(0)
-        if straight["error"] or straight["batches"][1] != TOTAL:
-            return Examination(name=name, problem=_problem(straight), seen=tuple(straight["seen"]))
-        reference = _load(folder / "0")
-        judged, state = {}, {}
-        for index, result in sorted(found.items()):
-            ordeal, networks = undergone[index - 1], _load(folder / str(index))
-            judged[ordeal] = _judge(ordeal, result, straight, reference, networks)
-            if judged[ordeal].survived:
-                state = networks
-    examined = Examination(
+        while len(found) < len(jobs):
+            found |= dict(children.share(work, min(children.cores(), len(jobs) - len(found))))
+            examined = _judged(name, ordeals, found, Path(temporary))
+            yield examined
+            if examined.problem:
+                return
+
+
+def _judged(name: str, ordeals: Sequence[Ordeal], found: Mapping[int, Any], folder: Path) -> Examination:
+    """Judge what was found of the undisturbed run, number 0, and of the first of the ordeals."""
+    straight = found[0]
+    if straight["error"] or straight["batches"][1] != TOTAL:
+        return Examination(name=name, problem=_problem(straight), seen=tuple(straight["seen"]))
+    reference = _load(folder / "0")
+    outcomes = tuple(
+        _judge(ordeals[index - 1], found[index], straight, reference, _load(folder / str(index)))
+        for index in range(1, len(found))
+    )
+    return Examination(
         name=name,
-        outcomes=tuple(judged[ordeal] for ordeal in ordeals),
+        outcomes=outcomes,
         seen=tuple(straight["seen"]),
         files=tuple(straight["left"]),
-        metrics=tuple(straight["metrics"].get("last_model.pth", ())),
-        state=state,
+        metrics={key: float.fromhex(value) for key, value in straight["metrics"].get("last_model.pth", {}).items()},
+        state=reference if any(outcome.survived for outcome in outcomes) else {},  # to the last bit
     )
-    return _certified(examined, loop) if certificate and examined.passed else examined
 
 
 _graduate: Examination | None = None
@@ -201,7 +214,9 @@ def graduate(examined: Examination | None = None) -> Examination | None:
     return _graduate
 
 
-def _certified(examined: Examination, loop: Loop) -> Examination:
+def certified(examined: Examination, loop: Loop) -> Examination:
+    """Return an examination with what `testing.certify` says of its loop; `problem` says why that is nothing."""
+
     def recorded(folder: Path, recorder: Recorder) -> None:
         loop(folder)  # its manager records by itself
 
@@ -246,7 +261,7 @@ def _train_twice(loop: Loop, ordeal: Ordeal | None, place: Path, *, mounted: boo
         "ended": first.error or "",
         "error": second.error or ("it did not come to an end" if second.timed_out else ""),
         "metrics": _metrics(run),
-        "left": sorted(path.name for path in run.iterdir()),
+        "left": sorted(path.name for path in run.glob("*")),  # none where the loop has removed it
     }
 
 

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from koemorph_tutorial.teaching.mouth import ALONG, Mouth
-from koemorph_tutorial.teaching.pen import LINE, Array, Pen, Theme, between, colours_of, curve, mirror, oval
+from koemorph_tutorial.teaching.pen import LINE, Array, Pen, between, curve, mirror, oval
 from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 
 _SIDES = (("Left", 1), ("Right", -1))  # the character's left is the reader's right: x above 0
 _DIZZY = np.isin(ARKIT_NAMES, ("jawOpen", "browInnerUp")) * 1.0  # what a NaN counts as
 
 
-def draw_face(axes: Axes, blendshapes: Any, *, theme: Theme = "light") -> None:
+def draw_face(axes: Axes, blendshapes: Any) -> None:
     """Draw a face into axes of any size, which it takes over: their limits, their aspect, and an opaque background.
 
     `blendshapes`, (52,), are numbers in the order of ARKIT_NAMES, as an array or a tensor; below 0 counts as 0, above 1
     as 1. A NaN makes the face dizzy: its eyes are spirals, and a NaN counts as 1 for jawOpen and browInnerUp, else as
     0. So a network that was wrecked cries out, and looks like nothing that speech could do. Raises ValueError for
-    another shape or an unknown theme.
+    another shape.
 
+    >>> from matplotlib.figure import Figure
     >>> from koemorph_tutorial.training.phonemes import pose
     >>> axes = Figure(figsize=(2, 2)).add_axes((0, 0, 1, 1))
     >>> draw_face(axes, pose("a"))
@@ -38,7 +38,7 @@ def draw_face(axes: Axes, blendshapes: Any, *, theme: Theme = "light") -> None:
         raise ValueError(f"blendshapes: expected shape ({len(ARKIT_NAMES)},), found {numbers.shape}")
     missing = np.isnan(numbers)
     values = dict(zip(ARKIT_NAMES, np.clip(np.where(missing, _DIZZY, numbers), 0, 1).tolist(), strict=True))
-    pen = Pen(axes, theme)
+    pen = Pen(axes)
     _draw_head(pen, values)
     _draw_nose(pen, values)
     for side, sign in _SIDES:
@@ -51,29 +51,6 @@ def draw_face(axes: Axes, blendshapes: Any, *, theme: Theme = "light") -> None:
     _draw_fringe(pen)
     for side, sign in _SIDES:
         _draw_brow(pen, values, side, sign)
-
-
-def face_row(faces: Mapping[str, Any], *, theme: Theme = "light", inches: float = 2.0) -> Figure:
-    """Return a figure with faces side by side, each `inches` wide, and the name of each above it.
-
-    `faces` maps a name to 52 blendshapes. Raises ValueError as `draw_face` does, and where there is no face at all.
-
-    >>> from koemorph_tutorial.training.phonemes import pose
-    >>> len(face_row({vowel: pose(vowel) for vowel in "aiueo"}).axes)
-    5
-    """
-    if not faces:
-        raise ValueError("faces: expected at least one, found none")
-    colours, title = colours_of(theme), 0.16 * inches
-    figure = Figure(figsize=(inches * len(faces), inches + title))
-    figure.set_layout_engine("none")  # a reader's own setting would move the faces
-    for column, (name, blendshapes) in enumerate(faces.items()):
-        axes = figure.add_axes((column / len(faces), 0, 1 / len(faces), inches / (inches + title)))
-        draw_face(axes, blendshapes, theme=theme)
-        points = 0.5 * 72 * title
-        axes.set_title(name, color=colours["text"], fontsize=points, fontweight="bold", loc="center", pad=0)
-    figure.set_facecolor(colours["background"])
-    return figure
 
 
 def to_array(numbers: Any) -> Array:

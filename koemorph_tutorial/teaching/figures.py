@@ -22,6 +22,7 @@ from koemorph_tutorial.training.phonemes import ARKIT_NAMES
 from .face import draw_face
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor, nn
 
 # Of Okabe and Ito (2008) those that reach a contrast of 3 : 1 on white; each goes with a marker and a dash of its own.
@@ -51,6 +52,9 @@ _STYLE: Any = {  # a type for every key of it would be a page
     "figure.constrained_layout.use": True,
 }
 
+# Of a float32: the name of a part, its colour, its highest bit and its lowest.
+PARTS_OF_A_FLOAT = (("sign", PURPLE, 31, 31), ("exponent", BLUE, 30, 23), ("mantissa", GREEN, 22, 0))
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -61,9 +65,23 @@ def style() -> Iterator[None]:
         yield
 
 
-def to_png(figure: Figure, *, dpi: int = 200) -> bytes:
+def placed(width: float, height: float) -> Figure:
+    """Return a figure, in inches, whose axes stay where they are put."""
+    return Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # matplotlib forgot this one
+
+
+def sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure and axes that cover it, in inches from its lower left corner: for a picture without a scale."""
+    figure = placed(width, height)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.set_axis_off()
+    return figure, ax
+
+
+def to_png(figure: Figure, *, dpi: int = 200, colours: int = 128) -> bytes:
     """Return a figure as a PNG with a palette: a third of the size, and no loss that is seen."""
-    image = _drawn(figure, dpi).convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE)
+    image = _drawn(figure, dpi).convert("RGB").quantize(colours, dither=PIL.Image.Dither.NONE)
     return _written(image)
 
 

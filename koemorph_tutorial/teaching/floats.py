@@ -32,7 +32,7 @@ from koemorph_tutorial.compression import Piece, pack, plane_entropies, unpack
 from koemorph_tutorial.records import CheckpointError, Codec
 from koemorph_tutorial.storage import load_checkpoint
 
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
+from .figures import BLACK, BLUE, GREEN, PARTS_OF_A_FLOAT, PURPLE, VERMILLION, placed, style
 from .flips import flip_at
 
 T = TypeVar("T")
@@ -99,7 +99,6 @@ def flips_found(path: str | os.PathLike[str], times: int) -> int:
 # ---------------------------------------------------------------------------------------------------- the byte planes
 
 _COLOURS = (BLUE, GREEN, GREEN, GREEN)  # of the bytes as they are written, the highest first: what most of each is
-_REGIONS = (("sign", PURPLE, 31, 31), ("exponent", BLUE, 30, 23), ("mantissa", GREEN, 22, 0))  # of bits
 _ROWS, _COLUMNS = 48, 72  # of numbers in the picture of a plane
 _TINTS = 20  # of a byte in it: a PNG of ours has 128 colours, and words need some of them
 _LEFT, _WIDTH, _STEP = 0.01, 0.23, 0.25  # of a column, as parts of the figure
@@ -110,8 +109,7 @@ def planes(data: bytes) -> tuple[Figure, str]:
     drawn = np.frombuffer(data, np.uint8).reshape(-1, 4).T[::-1]  # the lowest byte lies first in memory
     told = plane_entropies(data, 4)[::-1]
     with style():
-        figure = Figure(figsize=(9, 5.7))
-        figure.set_layout_engine("none")
+        figure = placed(9, 5.7)
         _draw_number(figure, struct.unpack_from("<f", data)[0])
         for column, (plane, bits) in enumerate(zip(drawn, told, strict=True)):
             _draw_plane(figure, column, plane, bits)
@@ -129,17 +127,16 @@ def _draw_number(figure: Figure, number: float) -> None:
     (bits,) = struct.unpack("<I", struct.pack("<f", number))
     ax = figure.add_axes((0, 0.86, 1, 0.14))
     width = _WIDTH / 8
-    for _, colour, high, low in _REGIONS:
+    for _, colour, high, low in PARTS_OF_A_FLOAT:
         for bit in range(high, low - 1, -1):
             left = _LEFT + (31 - bit) * width + (31 - bit) // 8 * (_STEP - _WIDTH)
             ax.add_artist(Rectangle((left + 0.05 * width, 0), 0.9 * width, 0.42, facecolor=colour, alpha=0.25))
             ax.text(left + width / 2, 0.19, str(bits >> bit & 1), ha="center", va="center")
-    (sign, *_), (exponent, *_), (mantissa, *_) = _REGIONS
     power, digits = (bits >> 23 & 255) - 127, 1 + (bits & 0x7FFFFF) / 2**23
     for left, colour, text in (
-        (_LEFT, PURPLE, f"{sign} {'−' if bits >> 31 else '+'}"),
-        (_LEFT + 3 * width, BLUE, rf"{exponent} $2^{{{power}}}$"),
-        (_LEFT + _STEP + width, GREEN, f"{mantissa} × {digits:.6f}"),
+        (_LEFT, PURPLE, f"sign {'−' if bits >> 31 else '+'}"),
+        (_LEFT + 3 * width, BLUE, rf"exponent $2^{{{power}}}$"),
+        (_LEFT + _STEP + width, GREEN, f"mantissa × {digits:.6f}"),
     ):
         ax.text(left, 0.68, text, va="center", color=colour, fontweight="bold")
     ax.text(_LEFT + 3 * _STEP + _WIDTH, 0.68, f"= {number:.6f}, a weight".replace("-", "−"), va="center", ha="right")
@@ -216,12 +213,8 @@ def draw_ways(found: Sequence[Way]) -> tuple[Figure, str]:
             colour, hatch = _LOOKS[way.keeps]
             bar: dict[str, Any] = {"facecolor": f"{colour}40", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
             left.barh(row, 100 * way.left, height=0.62, **bar)
-            left.text(
-                100 * way.left + 2,
-                row,
-                f"{100 * way.left:.0f} %{'' if way.keeps == _ALL else f'  {way.keeps}'}",
-                va="center",
-            )
+            keeps = "" if way.keeps == _ALL else f"  {way.keeps}"
+            left.text(100 * way.left + 2, row, f"{100 * way.left:.0f} %{keeps}", va="center")
         left.set_yticks(range(len(found)), [way.name for way in found])
         left.set(xlim=(0, 120), xticks=(0, 25, 50, 75, 100), xlabel="what is left of the file, in %")
         _draw_speeds(right, found)
@@ -281,6 +274,8 @@ def _measured(path: Path) -> list[Way]:
             output = Path(folder, f"{codec} {len(drop)}")
             return compress_checkpoint(path, codec=codec, output=output, **drop).stat().st_size
 
+        slim = file_size("shuffle-zstd", for_inference=True)
+        slimmest = file_size("shuffle-zstd", for_inference=True, bf16=True)
         return [
             way("torch.save", size, lambda: _saved(tensor), lambda written: torch.load(io.BytesIO(written))),
             way(
@@ -292,16 +287,8 @@ def _measured(path: Path) -> list[Way]:
             by("gzip"),
             by("zstd"),
             by("shuffle-zstd"),
-            Way(
-                name="and no optimizer",
-                left=file_size("shuffle-zstd", for_inference=True) / size,
-                keeps=_WEIGHTS,
-            ),
-            Way(
-                name="and bfloat16",
-                left=file_size("shuffle-zstd", for_inference=True, bf16=True) / size,
-                keeps=_ROUNDED,
-            ),
+            Way(name="and no optimizer", left=slim / size, keeps=_WEIGHTS),
+            Way(name="and bfloat16", left=slimmest / size, keeps=_ROUNDED),
         ]
 
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Patch, Rectangle
 from koemorph_tutorial.training.phonemes import spread
 
 from .face import draw_face
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_small_png
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, placed, style, to_small_png
 from .preemptions import DAYS, FORMULA, INTERVALS, SAVE, Run, work
 from .views import View
 
@@ -53,8 +53,7 @@ def play(interval: int, day: int, *, background: bool = False, titled: bool = Tr
     caption = _told(yours, formula, day, scores)
     height = 4.85 if titled else 4.35  # inches
     with style(), rc_context({"hatch.linewidth": 0.8}):
-        figure = Figure(figsize=(9, height))
-        figure.set_layout_engine("none")
+        figure = placed(9, height)
         if titled:
             figure.text(0.01, 0.985, caption, va="top", linespacing=1.35)
         _draw_day(figure.add_axes((0.055, 1.75 / height, 0.935, 2.2 / height)), yours, formula)
@@ -168,8 +167,8 @@ class Game(View):
         self._next = Button(description="another day", layout=Layout(width="9em"))
         super().__init__(HBox([self._slider, self._box, self._next]), lines=2)
         self.value = interval
-        self._slider.observe(self._turned, "value")
-        self._box.observe(self._turned, "value")
+        self._slider.observe(self._draw, "value")
+        self._box.observe(self._draw, "value")
         self._next.on_click(self._another_day)
         self.day = day  # which draws it
 
@@ -210,10 +209,7 @@ class Game(View):
     def _another_day(self, button: object) -> None:
         self.day = (self.day + 1) % DAYS
 
-    def _turned(self, change: object) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
+    def _draw(self, change: object = None) -> None:
         figure, caption = self._play(titled=False)  # the caption stands below it
         self._show(_png(figure), caption)
 

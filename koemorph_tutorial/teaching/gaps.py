@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .amnesia import BATCHES, PARTS, STOP, Outcome, forget, straight
-from .figures import BLACK, BLUE, GREEN, LINES, VERMILLION, style, to_png
+from .figures import BLACK, BLUE, GREEN, LINES, VERMILLION, placed, style, to_png
 from .views import View
 
 _LEGEND = (
@@ -28,8 +28,7 @@ def matrix(outcomes: Sequence[Outcome]) -> tuple[Figure, str]:
     reference = straight().losses[epochs[-1]]
     right = len(epochs)
     with style():
-        figure = Figure(figsize=(9, 0.34 * len(outcomes) + 1.4))
-        figure.set_layout_engine("none")
+        figure = placed(9, 0.34 * len(outcomes) + 1.4)
         ax = figure.add_axes((0.155, 0.01, 0.84, 0.98))
         ax.set(xlim=(-0.5, right + 5.25), ylim=(len(outcomes) + 0.95, -2.35))
         ax.set_axis_off()

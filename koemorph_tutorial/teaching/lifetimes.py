@@ -1,58 +1,28 @@
 """Which files of a run are on the disk, from their birth to their removal: as bars, and a widget that turns the knobs.
 
-A run of sixty epochs is lived through without a disk, by the same `decide` and `plan_retention` that a real one asks.
+The run is that of `history`, which no disk has seen; `recipe` has one of real files.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import random
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import torch
 from ipywidgets import Checkbox, GridBox, IntSlider, Layout, SelectionSlider  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from koemorph_tutorial.records import (
-    BEST_NAME,
-    LAST_NAME,
-    Best,
-    CheckpointFile,
-    CheckpointSettings,
-    Position,
-    kind_of,
-    numbered_epoch,
-    numbered_name,
-)
-from koemorph_tutorial.retention import Plan, plan_retention
-from koemorph_tutorial.save_policy import decide
-from koemorph_tutorial.text import count
+from koemorph_tutorial.retention import Plan
 
-from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style, to_png
+from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, placed, style, to_png
+from .history import LOSSES, MILESTONES, SAVE_FREQ, History, Life, enumerated, live, lives_of
+from .recipe import copy, epochs, recipe_run
 from .views import View
 
-SAVE_FREQ, MILESTONES = 5, (10, 25, 50)  # those of the recipe
-# Made up, like many a run: steep, then slower, one bad spell, and from epoch 37 on it learns its voices by heart.
-LOSSES = tuple(
-    round(
-        0.22
-        + 0.68 * math.exp(-epoch / 9)
-        + 0.004 * max(0, epoch - 37)
-        + (0.13 if 18 <= epoch < 21 else 0)
-        + 0.012 * math.cos(2.4 * (epoch - 37) + math.pi),
-        3,
-    )
-    for epoch in range(60)
-)
+__all__ = ["WhatStays", "copy", "epochs", "recipe_run", "timeline", "two_clocks"]
 
 BEFORE_THE_SPELL, FEW = range(13, 18), 7  # the lesson's task: an epoch of these, in so many files
 
@@ -64,198 +34,6 @@ _LOOKS: Mapping[str, tuple[str, str]] = {
     "newest": (BLACK, "o"),
 }
 _REMOVED = (VERMILLION, "X")
-
-
-# ----------------------------------------------------------------------------------------------- real files, and copies
-
-
-def recipe_run(folder: str | Path, losses: Sequence[float], *, resumed: int) -> None:
-    """Save a run as the recipe does, an hour an epoch: each epoch under its number and as the last, some as the best.
-
-    The files are real, the weights untrained. After epoch `resumed` it was stopped; the recipe trains that one again,
-    and has forgotten its best.
-    """
-    from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
-
-    folder, model, best = Path(folder), SimplifiedKoeMorphModel(), math.inf
-    folder.mkdir()
-    for epoch, loss in enumerate(losses):
-        best = math.inf if epoch == resumed else best
-        names = [numbered_name(epoch), LAST_NAME, *([BEST_NAME] if loss < best else [])]
-        best = min(best, loss)
-        checkpoint = {"epoch": epoch, "metrics": {"loss": loss}, "model_state_dict": model.state_dict()}
-        for name in names:
-            torch.save(checkpoint, folder / name)
-            os.utime(folder / name, (1.7e9 + 3600 * epoch,) * 2)
-
-
-def epochs(folder: str | Path) -> list[int]:
-    """Return the epochs of the numbered files in a folder, in the order of their times, the oldest first."""
-    times = {numbered_epoch(file.name): file.stat().st_mtime for file in Path(folder).iterdir()}
-    return sorted((epoch for epoch in times if epoch is not None), key=lambda epoch: times[epoch])
-
-
-def copy(source: str | Path, target: str | Path, *, seed: int) -> None:
-    """Copy the files of a folder in an order that chance draws, ten seconds each; a copy has the time when it was made.
-
-    That is what ``cp -r`` does, but for the order, which depends on the disk.
-    """
-    target = Path(target)
-    target.mkdir()
-    for place, name in enumerate(order(os.listdir(source), seed=seed)):
-        made = 1.8e9 + 3600 * seed + 10 * place  # each copying has an hour of its own
-        os.utime(shutil.copyfile(Path(source, name), target / name), (made, made))
-
-
-def order(names: Sequence[str], *, seed: int) -> list[str]:
-    """Return the names in an order that chance draws, the same on every machine.
-
-    >>> order(["a", "b", "c"], seed=6)
-    ['c', 'a', 'b']
-    """
-    chance = random.Random(seed)
-    return sorted(sorted(names), key=lambda name: chance.random())
-
-
-# ---------------------------------------------------------------------------------------------------- a life, and a run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Life:
-    """One numbered file: saved after epoch `born`, removed after epoch `died` (None: it is there), and why."""
-
-    born: int
-    died: int | None
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class History:
-    """What lies in the folder of a run after its newest epoch, and what has lain there.
-
-    `copies` counts after each epoch the files on the disk, however many names they have, and `written` those that would
-    be there had nothing been removed; `bests` are the epochs that `best_model.pth` has held, `files` what is there.
-    """
-
-    losses: tuple[float, ...]
-    lives: tuple[Life, ...]
-    copies: tuple[int, ...]
-    written: tuple[int, ...]
-    bests: tuple[int, ...]
-    files: tuple[CheckpointFile, ...]
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that has ended last."""
-        return len(self.losses) - 1
-
-    @property
-    def next_newest(self) -> int | None:
-        """The furthest epoch in bytes that are not those of the newest file; None if there are no others."""
-        newest = max(self.files, key=lambda file: file.saves)
-        return max((file.epoch for file in self.files if file.inode != newest.inode), default=None)
-
-    def __str__(self) -> str:
-        (best,) = (file for file in self.files if file.kind == "best")
-        names = [file.path.name for file in self.files if file.inode == best.inode]
-        there = sum(life.died is None for life in self.lives)
-        share = round(100 * self.copies[-1] / self.written[-1])
-        back = "nothing is left" if self.next_newest is None else f"the run goes back to epoch {self.next_newest}"
-        return (
-            f"After epoch {self.epoch}: {there} of {count(len(self.lives), 'numbered file')} "
-            f"{'are' if there > 1 else 'is'} there. On the disk {count(self.copies[-1], 'file')} instead of "
-            f"{self.written[-1]}: {share} % of the bytes.\n"
-            f"The best, epoch {best.epoch}, is there as {_and(sorted(names))}.\n"
-            f"Should the newest file be damaged, {back}."
-        )
-
-
-def live(
-    losses: Sequence[float] = LOSSES,
-    *,
-    until: int | None = None,
-    save_freq: int = SAVE_FREQ,
-    keep_last_n: int | None = 3,
-    keep_best_n: int = 1,
-    keep_every_n: int | None = None,
-    milestones: Sequence[int] = (),
-) -> History:
-    """Live through a run: after each epoch what is due is saved, then what need not stay is removed.
-
-    As a `CheckpointManager` does it, which also gives the last epoch its number; `until` is an epoch to look at before.
-
-    Raises:
-        ValueError: no losses, or a first one that is not finite: such a run has no best.
-
-    >>> [life.born for life in live().lives if life.died is None]
-    [35, 50, 55, 59]
-    """
-    if not losses or not math.isfinite(losses[0]):
-        raise ValueError(f"losses: expected some, and the first one finite, found {list(losses[:1])}")
-    settings = CheckpointSettings(save_freq=save_freq, milestones=tuple(milestones))
-    folder: dict[str, CheckpointFile] = {}
-    ever: dict[str, CheckpointFile] = {}
-    lives: dict[int, Life] = {}
-    best, bests, copies, written = Best(), [], [], []
-    for epoch, loss in enumerate(losses[: None if until is None else until + 1]):
-        metrics = {"loss": loss}
-        decision = decide(settings, epoch=epoch, global_step=epoch, metrics=metrics, best=best)
-        names = list(decision.names)
-        if epoch == len(losses) - 1 and numbered_name(epoch) not in names:
-            names += [numbered_name(epoch), LAST_NAME]
-        if decision.best != best:
-            best = decision.best
-            bests.append(epoch)
-        folder |= {name: _record(name, epoch, metrics) for name in names}
-        ever |= folder
-        if names:
-            plan = plan_retention(
-                list(folder.values()),
-                keep_last_n=keep_last_n,
-                keep_best_n=keep_best_n,
-                keep_every_n=keep_every_n,
-                milestones=milestones,
-                best=best,
-            )
-            for life in _lives(plan, died=epoch):
-                lives[life.born] = life
-            folder = {name: file for name, file in folder.items() if file.path not in plan.removed}
-        copies.append(len({file.inode for file in folder.values()}))
-        written.append(len({file.inode for file in ever.values()}))
-    return History(
-        losses=tuple(losses[: len(copies)]),
-        lives=tuple(lives.values()),
-        copies=tuple(copies),
-        written=tuple(written),
-        bests=tuple(bests),
-        files=tuple(folder.values()),
-    )
-
-
-def _lives(plan: Plan, *, died: int) -> Iterator[Life]:
-    """Yield the numbered files of a plan, those that it removes as dead after epoch `died`."""
-    for item in plan.files:
-        if item.file.kind == "numbered":
-            yield Life(born=item.file.epoch, died=None if item.keep else died, reasons=item.reasons)
-
-
-def _record(name: str, epoch: int, metrics: Mapping[str, float]) -> CheckpointFile:
-    """Describe a file as a listing would; all names of one save share its bytes."""
-    return CheckpointFile(
-        path=Path(name),
-        epoch=epoch,
-        position=Position(epoch=epoch + 1),
-        kind=kind_of(name),
-        codec=None,
-        line="made up",
-        saves=epoch + 1,
-        metrics=metrics,
-        size=1,
-        inode=epoch,
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ the bars
 
 
 def timeline(shown: History | Plan, *, epochs: int | None = None, titled: str = "") -> tuple[Figure, str]:
@@ -272,8 +50,7 @@ def timeline(shown: History | Plan, *, epochs: int | None = None, titled: str = 
     loss, bars, copies = 0.85, 0.26 * rows, 0.9  # inches
     height = title + loss + bars + copies + 0.8
     with style():
-        figure = Figure(figsize=(9, height))
-        figure.set_layout_engine("none")
+        figure = placed(9, height)
         heading, _, text = titled.partition("\n")
         figure.text(0.01, 1 - 0.06 / height, heading, va="top", fontweight="bold", fontsize=12)
         figure.text(0.01, 1 - 0.36 / height, text, va="top", linespacing=1.35)
@@ -294,7 +71,7 @@ def timeline(shown: History | Plan, *, epochs: int | None = None, titled: str = 
 
 def _one_plan(plan: Plan, titled: str) -> tuple[Figure, str]:
     now = max((item.file.epoch for item in plan.files), default=0) + 1
-    lives = sorted(_lives(plan, died=now), key=lambda life: life.born)
+    lives = sorted(lives_of(plan, died=now), key=lambda life: life.born)
     with style():
         figure = Figure(figsize=(9, 0.26 * len(lives) + 0.95))
         ax = figure.subplots()
@@ -307,7 +84,7 @@ def _one_plan(plan: Plan, titled: str) -> tuple[Figure, str]:
         _bare(ax, len(lives))
         ax.tick_params(axis="x", labelbottom=True)
     stays = [str(life.born) for life in lives if life.died is None]
-    return figure, f"Of {len(lives)} numbered files {len(stays)} stay: {_and(stays) or 'none'}."
+    return figure, f"Of {len(lives)} numbered files {len(stays)} stay: {enumerated(stays) or 'none'}."
 
 
 def two_clocks(by_clock: Sequence[int], left: Sequence[int], *, losses: Sequence[float]) -> tuple[Figure, str]:
@@ -342,20 +119,10 @@ def two_clocks(by_clock: Sequence[int], left: Sequence[int], *, losses: Sequence
     lost = [str(epoch) for epoch in newest if epoch not in left]
     return figure, (
         f"{number} files of one run, and a cleanup that keeps {keep} (solid bars).\nLeft by the epochs in them: "
-        f"{_and(newest)} are the newest (●), {best} is the best (★).\n"
-        f"Right by the times of the copy: {_and(by_clock[-keep:])} were copied last and stay. "
-        f"Removed of the newest: {_and(lost) or 'none'}. The best is {'there' if best in left else 'removed'}."
+        f"{enumerated(newest)} are the newest (●), {best} is the best (★).\n"
+        f"Right by the times of the copy: {enumerated(by_clock[-keep:])} were copied last and stay. "
+        f"Removed of the newest: {enumerated(lost) or 'none'}. The best is {'there' if best in left else 'removed'}."
     )
-
-
-def _and(items: Sequence[object]) -> str:
-    """Return the items as a sentence has them.
-
-    >>> _and([9, 10, 11]), _and([9]), _and([])
-    ('9, 10 and 11', '9', '')
-    """
-    words = [str(item) for item in items]
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _loss(ax: Axes, shown: History) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import random
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
-from PIL import Image
 
 from koemorph_tutorial.text import count, printable, size
-from koemorph_tutorial.training.phonemes import ARKIT_NAMES
+from koemorph_tutorial.training.phonemes import spread
 
 from .face import draw_face
-from .figures import BLACK, GREEN, VERMILLION, style
+from .figures import BLACK, GREEN, VERMILLION, placed, style, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +27,15 @@ _WIDTH = (_COLUMNS + 4) * 0.602 * _POINTS / 72  # inches: a letter of DejaVu San
 _HEAD, _FOOT = 1.15, 1.75  # inches: the face above the lines; stamp, bars and thanks below them
 _RULE = "-" * _COLUMNS
 _PAPER, _EDGE = "#fffdf3", "#b9b3a0"
+# Faces of whoever stands behind the counter; one eye that blinks is a wink.
+_PLEASED = {"mouthSmile": 0.9, "cheekSquint": 0.6, "eyeBlinkLeft": 1.0, "jawOpen": 0.12}
+_WORRIED = {"mouthFrown": 0.9, "browInnerUp": 0.9, "eyeWide": 0.5}
 
 
 def receipts(*given: Receipt) -> tuple[bytes, str]:
     """Draw receipts side by side as a till would have printed them: PNG and caption.
 
-    The PNG has fewer dots than `to_png` writes: so much print would fill a lesson.
+    The PNG has fewer dots than other figures: so much print would fill a lesson.
 
     >>> from pathlib import Path
     >>> from koemorph_tutorial.exporting.receipt import Receipt
@@ -47,18 +47,13 @@ def receipts(*given: Receipt) -> tuple[bytes, str]:
     height = _HEAD + _FOOT + _LINE * max(map(len, texts))
     width = (_WIDTH + 0.25) * len(given)
     with style():
-        figure = Figure(figsize=(width, height + 0.1))
-        figure.set_layout_engine("none")
+        figure = placed(width, height + 0.1)
         for place, (receipt, text) in enumerate(zip(given, texts, strict=True)):
             tall = _HEAD + _FOOT + _LINE * len(text)
             left, bottom = 0.125 + place * (_WIDTH + 0.25), height + 0.05 - tall
             axes = figure.add_axes((left / width, bottom / (height + 0.1), _WIDTH / width, tall / (height + 0.1)))
             _print(axes, receipt, text, tall)
-        drawn, written = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=_DPI)
-    image = Image.open(drawn).convert("RGB").quantize(48, dither=Image.Dither.NONE)
-    image.save(written, format="png", optimize=True)
-    return written.getvalue(), "\n".join(_said(receipt) for receipt in given)
+    return to_png(figure, dpi=_DPI, colours=48), "\n".join(_said(receipt) for receipt in given)
 
 
 def _lines(receipt: Receipt) -> Iterator[tuple[str, bool]]:
@@ -139,28 +134,13 @@ def _print(axes: Axes, receipt: Receipt, text: list[tuple[str, bool]], tall: flo
             va="center",
         )
     face = axes.inset_axes((_WIDTH / 2 - 0.45, tall - _HEAD - 0.02, 0.9, 0.9), transform=axes.transData)
-    draw_face(face, _mood(receipt))
+    draw_face(face, spread(_PLEASED if receipt.ok else _WORRIED))
     face.patches[0].set_facecolor(_PAPER)
     _stamp(axes, receipt)
     _bars(axes, receipt.sha256)
     thanks = "Thank you for comparing!" if receipt.ok else "Please do not ship this."
     for height, words in ((0.34, thanks), (0.19, "No exchange without this receipt.")):
         axes.text(_WIDTH / 2, height, words, family="monospace", fontsize=_POINTS, ha="center", va="center")
-
-
-def _mood(receipt: Receipt) -> list[float]:
-    """Return the face of whoever stands behind the counter."""
-    happy = {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "cheekSquintLeft": 0.6, "cheekSquintRight": 0.6}
-    happy |= {"eyeBlinkLeft": 1.0, "jawOpen": 0.12}  # a wink
-    worried = {
-        "mouthFrownLeft": 0.9,
-        "mouthFrownRight": 0.9,
-        "browInnerUp": 0.9,
-        "eyeWideLeft": 0.5,
-        "eyeWideRight": 0.5,
-    }
-    shown = happy if receipt.ok else worried
-    return [shown.get(name, 0.0) for name in ARKIT_NAMES]
 
 
 def _stamp(axes: Axes, receipt: Receipt) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from koemorph_tutorial.text import count
 
 from . import logbook
-from .figures import BLACK, BLUE, GREEN, VERMILLION, style, to_png
+from .figures import BLACK, BLUE, GREEN, VERMILLION, sheet, style, to_png
 from .lessons import LESSONS, Choice, Exercise, lesson
 
 _ROW = 0.44  # inches
@@ -35,29 +34,21 @@ def stamps() -> tuple[bytes, str]:
     questions = {number: lesson(number).questions for number in LESSONS}
     most = max(map(len, questions.values()))
     rows = -(-len(questions) // 2)  # in two columns
-    width, height = 9.0, _ROW * rows + 0.45
+    height = _ROW * rows + 0.45
     with style():
-        figure = Figure(figsize=(width, height))
-        figure.set_layout_engine("none")
-        ax = figure.add_axes((0, 0, 1, 1))
-        ax.set(xlim=(0, width), ylim=(0, height))
-        ax.set_axis_off()
+        figure, ax = sheet(9, height)
         for place, (number, asked) in enumerate(questions.items()):
             x, y = 0.1 + 4.55 * (place // rows), height - _ROW * (place % rows + 0.5)
-            ax.text(
-                x, y, f"{number} {LESSONS[number].replace('_', ' ')}", fontsize=12.5, fontweight="bold", va="center"
-            )
+            title = f"{number} {LESSONS[number].replace('_', ' ')}"
+            ax.text(x, y, title, fontsize=12.5, fontweight="bold", va="center")
             for column, (name, question) in enumerate(asked.items()):
-                _stamp(
-                    ax, x + 4.3 - 0.46 * (most - column), y, _state(question, done.get(name)), name.partition(".")[2]
-                )
-        for place, state in enumerate(_LOOKS):
+                state = _state(question, done.get(name))
+                _stamp(ax, x + 4.3 - 0.46 * (most - column), y, state, name.partition(".")[2])
+        for place, (state, (_, _, meaning)) in enumerate(_LOOKS.items()):
             _stamp(ax, 0.3 + 1.6 * place, 0.2, state, "")
-            ax.text(0.52 + 1.6 * place, 0.2, _LOOKS[state][2], va="center")
-    total = sum(map(len, questions.values()))
-    return to_png(
-        figure, dpi=100
-    ), f"{count(len(questions), 'lesson')}, {count(total, 'question')}, and a stamp for each."
+            ax.text(0.52 + 1.6 * place, 0.2, meaning, va="center")
+    total = count(sum(map(len, questions.values())), "question")
+    return to_png(figure, dpi=100), f"{count(len(questions), 'lesson')}, {total}, and a stamp for each."
 
 
 def _state(asked: Choice | Exercise, entry: Mapping[str, Any] | None) -> str:

@@ -1,11 +1,11 @@
-"""A pen for round things: named shapes in the colours of a theme, whose lines grow with the axes.
+"""A pen for round things: named shapes in the colours of a face, whose lines grow with the axes.
 
 The canvas is x and y from -1 to 1, whatever the size of the axes.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,56 +14,39 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 Array = npt.NDArray[np.float64]
-Theme = Literal["light", "dark"]
 
-_LIGHT = {
-    "background": "#ffffff",
-    "text": "#2b2b33",
-    "skin": "#ffdcbf",
-    "shade": "#eeb08d",
-    "blush": "#fbb7a3",
-    "line": "#4a332d",
-    "hair": "#3d3b66",
-    "shine": "#6461a0",
-    "brow": "#3d3b66",
-    "white": "#ffffff",
-    "iris": "#3f7fa6",
-    "pupil": "#1d2733",
-    "lips": "#e0837a",
-    "lip line": "#b5574f",
-    "mouth": "#74202f",
-    "tongue": "#f08f8f",
-}
-_DARK = _LIGHT | {
-    "background": "#14171f",
-    "text": "#ececf2",
-    "skin": "#f5cfae",
-    "shade": "#d99f7c",
-    "blush": "#f0a892",
-    "hair": "#8d86d3",
-    "shine": "#b9b4ef",
-    "brow": "#5a5399",
-}
-THEMES: Mapping[Theme, Mapping[str, str]] = MappingProxyType({"light": _LIGHT, "dark": _DARK})
+COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "background": "#ffffff",
+        "text": "#2b2b33",
+        "skin": "#ffdcbf",
+        "shade": "#eeb08d",
+        "blush": "#fbb7a3",
+        "line": "#4a332d",
+        "hair": "#3d3b66",
+        "shine": "#6461a0",
+        "brow": "#3d3b66",
+        "white": "#ffffff",
+        "iris": "#3f7fa6",
+        "pupil": "#1d2733",
+        "lips": "#e0837a",
+        "lip line": "#b5574f",
+        "mouth": "#74202f",
+        "tongue": "#f08f8f",
+    }
+)
 
 LINE = 0.028  # the usual width of a line on the canvas
-
-
-def colours_of(theme: Theme) -> Mapping[str, str]:
-    """Return the colours of a theme by name. Raises ValueError where there is no such theme."""
-    if theme not in THEMES:
-        raise ValueError(f"theme: expected one of {', '.join(THEMES)}, found {theme!r}")
-    return THEMES[theme]
 
 
 class Pen:
     """Draws into axes, which it takes over: their limits, their aspect, and an opaque background.
 
-    A later shape lies above an earlier one, and carries its name as `gid`. Raises ValueError for an unknown theme.
+    A later shape lies above an earlier one, and carries its name as `gid`.
     """
 
-    def __init__(self, axes: Axes, theme: Theme) -> None:
-        self._axes, self._colours = axes, colours_of(theme)
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
         axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
         axes.set_axis_off()
         self._add("background", Path([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]), fill="background")
@@ -90,7 +73,7 @@ class Pen:
     ) -> PathPatch:
         patch = _Shape(path, gid=name, capstyle="round", joinstyle="round")
         patch.width_on_canvas = width if line else 0.0
-        patch.set(facecolor=self._colours.get(fill, "none"), edgecolor=self._colours.get(line, "none"))
+        patch.set(facecolor=COLOURS.get(fill, "none"), edgecolor=COLOURS.get(line, "none"))
         self._axes.add_artist(patch)  # add_patch would ask each path for its extent: seven times as slow
         patch.set_clip_path(within or self._axes.patch)
         return patch

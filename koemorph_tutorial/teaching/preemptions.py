@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from koemorph_tutorial.save_policy import advise, expected_overhead
-from koemorph_tutorial.testing.children import run
 
+from .crashes import killed as killed
 from .figures import BLACK, BLUE, GREEN, PURPLE, VERMILLION, style
 
 WORK, SAVE, BETWEEN = 24 * 60, 2, 4 * 60  # a day's work, a save, and from one preemption to the next on average
@@ -30,15 +28,6 @@ DAYS = 100  # that a score is made of
 INTERVALS = (5, 10, 15, 20, 25, 30, 40, 50, 60, 90, 120, 180, 240)
 
 FORMULA = round(advise(SAVE * 60, BETWEEN * 60).interval_seconds / 60)
-
-
-def killed(function: Callable[..., object], *arguments: Any) -> bool:
-    """Call `function` in a copy of this process, and return whether that was killed before it came to its end."""
-    with tempfile.TemporaryDirectory(prefix="koemorph-preempted-") as folder:
-        return run(lambda: function(*arguments) and None, Path(folder), timeout=60).killed
-
-
-# --------------------------------------------------------------------------------------------------------- the counting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +56,6 @@ class Run:
     def lost(self) -> float:
         """How much of that was work that had to be done again, unfinished saves included."""
         return sum(machine.end - machine.start - machine.saves * self._cycle for machine in self.machines[:-1])
-
-    @property
-    def saving(self) -> float:
-        """How much of that went into saves from which one could go on."""
-        return self.total - WORK - self.lost
 
     @property
     def _cycle(self) -> float:
@@ -119,9 +103,6 @@ def work(interval: int, day: int, *, background: bool = False) -> Run:
         saves = max(math.floor((up - written_later) / (interval + hold_up)), 0)
         machines.append(Machine(start=now, end=now + up, saves=saves))
         now, left = now + up, left - saves * interval
-
-
-# ----------------------------------------------------------------------------------------------------------- the curve
 
 
 def cost_curve() -> tuple[Figure, str]:

@@ -80,9 +80,10 @@ class Run:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        found = loss.item()
         if _proctor is not None:
-            _proctor.done("batch")
-        return loss.item()
+            _proctor.done("batch", loss=found)
+        return found
 
     def loss(self, part: TensorDataset, network: nn.Module | None = None) -> float:
         """Return the loss of the network, or of another one, on one of the `parts`."""
@@ -137,10 +138,10 @@ class Proctor:
                 os.kill(os.getpid(), signal.SIGKILL)
             self._grace -= 1
 
-    def done(self, kind: Kind) -> None:
+    def done(self, kind: Kind, **details: Any) -> None:
         """One is done."""
         self._counts[kind] += 1
-        self.note(kind)
+        self.note(kind, **details)
         strike = self._strike
         if strike is None or (kind, self._counts[kind]) != (strike.kind, strike.number):
             return

@@ -38,7 +38,7 @@ def mount(folder: Path) -> bool:
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Leave `leave` bytes of room at `folder`: on a disk that `mount` made by a file that takes the rest.
+    """Leave `leave` bytes of room at `folder`, or less: on a disk that `mount` made by a file that takes the rest.
 
     On any other disk no file of this process may grow beyond so many bytes from now on.
     """
@@ -46,8 +46,10 @@ def fill(folder: Path, leave: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (leave, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return
     status = os.statvfs(folder)
-    with (folder / _BALLAST).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave)
+    too_much = status.f_bavail * status.f_frsize - leave
+    if too_much > 0:
+        with (folder / _BALLAST).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, too_much)
 
 
 def make_room(folder: Path) -> None:

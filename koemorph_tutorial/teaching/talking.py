@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from koemorph_tutorial.teaching.face import draw_face, to_array
-from koemorph_tutorial.teaching.pen import Array, Theme, colours_of
+from koemorph_tutorial.teaching.pen import COLOURS, Array
 from koemorph_tutorial.training.voices import ARKIT_NAMES, FRAME_RATE
 
 Indices = npt.NDArray[np.uint8]
@@ -22,16 +22,13 @@ _MILLISECONDS = 50  # an image is shown for: 20 a second make a mouth move smoot
 _DPI = 64  # a power of two: pixels / dpi * dpi is pixels again
 
 
-def talking_face(
-    faces: Any, *, faces_per_second: float = FRAME_RATE, theme: Theme = "light", pixels: int = 200, plays: int = 0
-) -> bytes:
+def talking_face(faces: Any, *, faces_per_second: float = FRAME_RATE, pixels: int = 200) -> bytes:
     r"""Draw faces one after another, and return the bytes of an animated PNG (APNG) that is `pixels` high and wide.
 
     `faces`, (time, 52), are blendshapes as `draw_face` takes them. The animation lasts as long as they do, to the
-    millisecond, and starts again when it ends: a reader who looks late still sees it. `plays` above 0 counts how often
-    it is played. Its first image is the first face, whole: that is what a viewer without animation shows. Equal
-    arguments give equal bytes on one machine. Raises ValueError for another shape or theme, and for a number of faces
-    per second, pixels or plays that makes no sense.
+    millisecond, and starts again when it ends: a reader who looks late still sees it. Its first image is the first
+    face, whole: that is what a viewer without animation shows. Equal arguments give equal bytes on one machine. Raises
+    ValueError for another shape, and for a number of faces per second or of pixels that makes no sense.
 
     >>> from koemorph_tutorial.training.voices import make_voice
     >>> png = talking_face(make_voice("aki", seconds=0.5).blendshapes)
@@ -39,18 +36,16 @@ def talking_face(
     (b'\x89PNG\r\n\x1a\n', (200, 200))
     """
     numbers = _checked(faces)
-    for name, value, least in (("faces_per_second", faces_per_second, 1), ("pixels", pixels, 16), ("plays", plays, 0)):
+    for name, value, least in (("faces_per_second", faces_per_second, 1), ("pixels", pixels, 16)):
         if not least <= value < np.inf:
             raise ValueError(f"{name}: expected {least} or above, found {value}")
     shown, durations = _timing(len(numbers), faces_per_second)
-    palette = _palette(theme)
-    images = {index: _draw(numbers[index], palette, theme, pixels) for index in np.unique(shown)}
-    return _animate([images[index] for index in shown], durations, palette, plays)
+    palette = _palette()
+    images = {index: _draw(numbers[index], palette, pixels) for index in np.unique(shown)}
+    return _animate([images[index] for index in shown], durations, palette)
 
 
-def talking_faces(
-    faces: Mapping[str, Any], *, faces_per_second: float = FRAME_RATE, theme: Theme = "light", pixels: int = 200
-) -> bytes:
+def talking_faces(faces: Mapping[str, Any], *, pixels: int = 200) -> bytes:
     """Draw several that talk at once, side by side, and return the bytes of one animated PNG.
 
     `faces` maps what stands above a face to its blendshapes, (time, 52), of the same times. The image is `pixels` wide
@@ -66,16 +61,14 @@ def talking_faces(
     if len(lengths) != 1:
         raise ValueError(f"faces: expected some of the same times, found {sorted(lengths)}")
     (times,) = lengths
-    shown, durations = _timing(times, faces_per_second)
-    palette = _palette(theme)
-    names = np.hstack([_draw_name(name, palette, theme, pixels) for name in numbers])
+    shown, durations = _timing(times, FRAME_RATE)
+    palette = _palette()
+    names = np.hstack([_draw_name(name, palette, pixels) for name in numbers])
     images = {
-        index: np.vstack(
-            [names, np.hstack([_draw(shapes[index], palette, theme, pixels) for shapes in numbers.values()])]
-        )
+        index: np.vstack([names, np.hstack([_draw(shapes[index], palette, pixels) for shapes in numbers.values()])])
         for index in np.unique(shown)
     }
-    return _animate([images[index] for index in shown], durations, palette, 0)
+    return _animate([images[index] for index in shown], durations, palette)
 
 
 def _checked(faces: Any) -> Array:
@@ -94,30 +87,30 @@ def _timing(times: int, faces_per_second: float) -> tuple[Array, list[int]]:
     return shown, np.diff(starts, append=length).tolist()
 
 
-def _palette(theme: Theme) -> Indices:
-    """Return the colours of a theme and the middle of each two, (colours, 3): enough for smooth edges.
+def _palette() -> Indices:
+    """Return the colours of a face and the middle of each two, (colours, 3): enough for smooth edges.
 
     One palette for all images, whatever they show: what stands still keeps its colour.
     """
-    colours = sorted({to_rgb(colour) for colour in colours_of(theme).values()})
+    colours = sorted({to_rgb(colour) for colour in COLOURS.values()})
     blends = np.array([np.add(a, b) / 2 for a, b in combinations_with_replacement(colours, 2)])
     return np.unique(np.round(255 * blends).astype(np.uint8), axis=0)
 
 
-def _draw(face: Array, palette: Indices, theme: Theme, pixels: int) -> Indices:
+def _draw(face: Array, palette: Indices, pixels: int) -> Indices:
     """Return a picture of a face, (pixels, pixels), as indices of the palette's nearest colours."""
     figure = Figure(figsize=(pixels / _DPI, pixels / _DPI), dpi=_DPI)
     figure.set_layout_engine("none")
-    draw_face(figure.add_axes((0, 0, 1, 1)), face, theme=theme)
+    draw_face(figure.add_axes((0, 0, 1, 1)), face)
     return _indices(figure, palette)
 
 
-def _draw_name(name: str, palette: Indices, theme: Theme, pixels: int) -> Indices:
+def _draw_name(name: str, palette: Indices, pixels: int) -> Indices:
     """Return a name, as wide as its face and a fifth as high, as indices of the palette's nearest colours."""
-    high, colours = pixels // 5, colours_of(theme)
-    figure = Figure(figsize=(pixels / _DPI, high / _DPI), dpi=_DPI, facecolor=colours["background"])
+    high = pixels // 5
+    figure = Figure(figsize=(pixels / _DPI, high / _DPI), dpi=_DPI, facecolor=COLOURS["background"])
     points = 0.42 * 72 * high / _DPI
-    figure.text(0.5, 0.5, name, color=colours["text"], fontsize=points, fontweight="bold", ha="center", va="center")
+    figure.text(0.5, 0.5, name, color=COLOURS["text"], fontsize=points, fontweight="bold", ha="center", va="center")
     return _indices(figure, palette)
 
 
@@ -130,7 +123,7 @@ def _indices(figure: Figure, palette: Indices) -> Indices:
     return np.asarray(image.quantize(palette=colours, dither=Image.Dither.NONE))
 
 
-def _animate(images: list[Indices], milliseconds: list[int], palette: Indices, plays: int) -> bytes:
+def _animate(images: list[Indices], milliseconds: list[int], palette: Indices) -> bytes:
     """Return an APNG in which each image lies over the one before it, transparent where nothing changed."""
     transparent = len(palette)
     layers, durations = [images[0]], milliseconds[:1]
@@ -146,6 +139,6 @@ def _animate(images: list[Indices], milliseconds: list[int], palette: Indices, p
         frames[-1].putpalette(palette.tobytes() + bytes(3))
         frames[-1].info["transparency"] = transparent
     file = BytesIO()
-    over = {"duration": durations, "loop": plays, "disposal": 0, "blend": 1}
+    over = {"duration": durations, "loop": 0, "disposal": 0, "blend": 1}
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:], compress_level=9, **over)
     return file.getvalue()

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from koemorph_tutorial.text import count
 
-from .figures import BLACK, PURPLE, VERMILLION, style
+from .figures import BLACK, PURPLE, VERMILLION, placed, style
 
 _PLAIN: Mapping[str, Any] = {"facecolor": "#eeeeee", "edgecolor": "#9a9a9a", "linewidth": 0.8}
 _LOOKS: Mapping[str, tuple[Mapping[str, Any], str]] = {
@@ -91,8 +91,7 @@ def strips(*paths: str | os.PathLike[str]) -> tuple[Figure, str]:
     tapes = {Path(path).name: operations(path) for path in paths}
     longest = max(len(tape) for tape in tapes.values())
     with style():
-        figure = Figure(figsize=(9, 0.3 + 0.72 * len(tapes)))
-        figure.set_layout_engine("none")
+        figure = placed(9, 0.3 + 0.72 * len(tapes))
         ax = figure.add_axes((0.01, 0, 0.98, 1))
         ax.set(xlim=(0, longest), ylim=(-len(tapes), 0.42))
         ax.set_axis_off()

@@ -33,6 +33,17 @@ def small_run() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
+def small_network(seed: int) -> torch.nn.Module:
+    """Return a network with two layers that behave otherwise in use than in training, the second one deep inside."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inner = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5))
+        return nn.Sequential(nn.Linear(4, 8), inner, nn.Linear(8, 2))
+
+
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Train for three batches, always the same."""
     import torch
@@ -45,50 +56,53 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-def result_of(function: Any, *arguments: Any) -> Any:
-    """Return what a reader's function returns.
-
-    Raises:
-        NotAttemptedError: nothing, and it is the stub. WrongAnswerError: nothing, though it does something.
-    """
-    result = function(*arguments)
-    if is_nothing(result):
-        name = getattr(function, "__name__", "it")
-        says = f"`{name}` returned None: is `return` missing, or does it return what `torch.save` gives?"
-        raise_for_nothing(function, says)
-    return result
-
-
 def is_nothing(value: Any) -> bool:
     """Say whether a value is that of a stub."""
     return value is None or value is ...
 
 
-def raise_for_nothing(function: Any, says: str, stub: frozenset[str] = frozenset()) -> None:
-    """Raise NotAttemptedError if the function uses no names but those of the `stub`, else WrongAnswerError."""
-    code = getattr(function, "__code__", None)
-    if code is not None and set(code.co_names) <= stub:
-        raise NotAttemptedError
-    raise WrongAnswerError(says)
-
-
 def raise_for_stub(answer: Any, source: str) -> None:
-    """Raise NotAttemptedError if a reader's function or class is still what the lesson handed out, this `source`."""
-    if is_untouched(answer, source):
+    """Raise NotAttemptedError if a reader's function or class still does what the lesson handed out, this `source`."""
+    parts = vars(answer).values() if isinstance(answer, type) else [answer]
+    codes = [part.__code__ for part in parts if hasattr(part, "__code__")]
+    whole = ast.parse(source)
+    # IPython compiles the statements of a cell one by one, and a name is called otherwise where its import is in sight.
+    trees = [whole, *(ast.Module([statement], []) for statement in whole.body)]
+    compiled = [_meaning(code) for tree in trees for code in _inside(compile(tree, "", "exec"))]
+    if codes and all(_meaning(code) in compiled for code in codes):
         raise NotAttemptedError
+
+
+def wrong_if(condition: object, says: str) -> None:
+    """Raise WrongAnswerError, the name of a misconception or a sentence, if the condition holds."""
+    if condition:
+        raise WrongAnswerError(says)
 
 
 def expect_something(found: Any, of: str) -> None:
     """Raise WrongAnswerError if the reader's function `of` this name returned nothing."""
-    if is_nothing(found):
-        raise WrongAnswerError(f"`{of}` returned None: is `return` missing?")
+    wrong_if(is_nothing(found), f"`{of}` returned None: is `return` missing?")
 
 
 def expect_kind(found: Any, kind: type | tuple[type, ...], what: str, *, of: str) -> None:
     """Raise WrongAnswerError unless the reader's function `of` this name returned a `kind`, in words `what`."""
     expect_something(found, of)
-    if not isinstance(found, kind):
-        raise WrongAnswerError(f"expected {what}, found {printable(type(found).__name__, 60)}")
+    wrong_if(not isinstance(found, kind), f"expected {what}, found {type_of(found)}")
+
+
+def type_of(found: Any) -> str:
+    """Return the name of the type of what an answer returned, as it can be shown."""
+    return printable(type(found).__name__, 60)
+
+
+def shown(found: Any) -> str:
+    """Return what an answer returned, as it can be shown."""
+    return printable(repr(found), 60)
+
+
+def names_in(function: Any) -> frozenset[str]:
+    """Return the names that a reader's function uses, beside its own variables."""
+    return frozenset(getattr(getattr(function, "__code__", None), "co_names", ()))
 
 
 def through_a_file(state: Any) -> Any:
@@ -171,17 +185,6 @@ def _in_folder(folder: Path, work: Callable[[], str | None]) -> Any:
         return {"says": work()}
     except NotAttemptedError:
         return "not attempted"
-
-
-def is_untouched(answer: Any, source: str) -> bool:
-    """Say whether a reader's function or class still does what the lesson handed out, this `source`, and no more."""
-    parts = vars(answer).values() if isinstance(answer, type) else [answer]
-    codes = [part.__code__ for part in parts if hasattr(part, "__code__")]
-    whole = ast.parse(source)
-    # IPython compiles the statements of a cell one by one, and a name is called otherwise where its import is in sight.
-    trees = [whole, *(ast.Module([statement], []) for statement in whole.body)]
-    compiled = [_meaning(code) for tree in trees for code in _inside(compile(tree, "", "exec"))]
-    return bool(codes) and all(_meaning(code) in compiled for code in codes)
 
 
 def _inside(code: CodeType) -> Iterator[CodeType]:

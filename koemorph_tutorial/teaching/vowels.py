@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from koemorph_tutorial.text import count
@@ -17,7 +16,7 @@ from koemorph_tutorial.training.settings import DataConfig
 from koemorph_tutorial.training.voices import HOP, SAMPLE_RATE, make_voice
 
 from .face import draw_face
-from .figures import GREEN, VERMILLION, style, to_png
+from .figures import GREEN, VERMILLION, placed, style, to_png
 from .talking import talking_face
 
 VOWELS = "aiueo"
@@ -74,8 +73,7 @@ def grid(rows: Mapping[str, Tensor], *, below: Mapping[str, str] | None = None) 
     title, face = 0.3, 1.34
     inches = title + face * len(rows) - (0.2 if TRUTH in rows else 0.0)  # below the truth there is nothing to read
     with style():
-        figure = Figure(figsize=(7.2, inches))
-        figure.set_layout_engine("none")
+        figure = placed(7.2, inches)
         for column, said in enumerate(VOWELS):
             x = 0.28 + 0.16 * column
             figure.text(x, 1 - 0.1 / inches, f"“{said}”", ha="center", va="top", fontweight="bold")

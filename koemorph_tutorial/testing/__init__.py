@@ -3,8 +3,10 @@
 from koemorph_tutorial.digests import digest
 from koemorph_tutorial.recording import Recorder
 
-from .certificate import Certificate, CertificateError, certify, certify_script
-from .crash import Campaign, CrashTestError, Trial, crash_test, saved
+from .bench import CrashTestError, saved
+from .certificate import Certificate, certify, certify_script
+from .crash import Campaign, Trial, crash_test
+from .stops import CertificateError
 from .trails import Difference
 
 __all__ = ["Campaign", "Certificate", "CertificateError", "CrashTestError", "Difference", "Recorder", "Trial"]

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from koemorph_tutorial import recording
 from koemorph_tutorial.recording import Recorder
@@ -31,43 +31,10 @@ from koemorph_tutorial.records import Position
 
 from . import children
 from .children import Ended
-from .trails import Comparison, Difference, Trail, against, where
+from .stops import CertificateError, Resumption, choose, judge, of_rank
+from .trails import Difference, Trail, against
 
 Loop = Callable[[Path, Recorder], None]
-
-
-class CertificateError(ValueError):
-    """A training that cannot be certified or refused: it fails without any stop, or nothing of it was recorded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resumption:
-    """What came of one stop: where the fresh process went on, how many moments were compared, what differed first.
-
-    Of several processes `only` is the rank that was killed alone; None: all of them.
-    """
-
-    stop: Position
-    only: int | None = None
-    killed: bool = False
-    resumed_at: Position | None = None
-    moments: int = 0
-    batches: int = 0
-    difference: Difference | None = None
-    error: str = ""
-
-    @property
-    def certified(self) -> bool:
-        """Whether the run was killed and resumed, and nothing differs."""
-        return self.killed and self.resumed_at is not None and self.difference is None and not self.error
-
-    def __str__(self) -> str:
-        start = f"killed at {where(self.stop)}" + ("" if self.only is None else f", rank {self.only} alone")
-        if self.resumed_at is not None:
-            start += f", resumed at {where(self.resumed_at)}"
-        if self.certified:
-            return f"{start}: {self.moments} moments and {self.batches} batches compared, bitwise equal"
-        return f"{start}: " + (f"differs {self.difference}" if self.difference else self.error or "not compared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +58,8 @@ class Certificate:
 
     def __str__(self) -> str:
         if self.certified:
-            return (
-                f"certified: after each of {len(self.trials)} stops the resumed run is bitwise the one without a stop"
-            )
+            stops = "the stop" if len(self.trials) == 1 else f"each of {len(self.trials)} stops"
+            return f"certified: after {stops} the resumed run is bitwise the one without a stop"
         why = self.problem or str(next(trial for trial in self.trials if not trial.certified))
         return f"not certified: {why}"
 
@@ -156,14 +122,14 @@ def certify(
     ...             optimizer.zero_grad()
     ...             checkpoints.save({"loss": loss})
     >>> print(certify(loop, stops=[Position(epoch=2)]))
-    certified: after each of 1 stops the resumed run is bitwise the one without a stop
+    certified: after the stop the resumed run is bitwise the one without a stop
     """
 
-    def run(folder: Path, trail: Path, stop: _Stop | None, fresh: bool) -> Ended:
+    def run(folder: Path, role: _Role, stop: _Stop | None) -> Ended:
         def work() -> None:
-            if fresh:
+            if role == "resumed":
                 _disturb()
-            loop(folder / "run", recording.begin(trail, folder / "run", stop[0] if stop else None))
+            loop(folder / "run", recording.begin(folder / f"{role}.jsonl", folder / "run", stop[0] if stop else None))
 
         return children.run(work, folder, timeout=timeout)
 
@@ -190,26 +156,31 @@ def certify_script(
         CertificateError: as `certify`.
     """
 
-    def run(folder: Path, trail: Path, stop: _Stop | None, fresh: bool) -> Ended:
-        environment = {**os.environ, recording.TRAIL: str(trail), recording.FOLDER: str(folder / "run")}
+    def run(folder: Path, role: _Role, stop: _Stop | None) -> Ended:
+        environment = {
+            **os.environ,
+            recording.TRAIL: str(folder / f"{role}.jsonl"),
+            recording.FOLDER: str(folder / "run"),
+        }
         environment.pop(recording.STOP, None)
         if stop is not None:
             place, only = stop
             environment[recording.STOP] = f"{place.epoch},{place.batch}" + ("" if only is None else f",{only}")
-        return _run(list(resume if fresh and resume else command), folder, environment, timeout)
+        return _run(list(resume if role == "resumed" and resume else command), folder, environment, timeout)
 
     return _certify(run, stops, workdir, timeout, "each a new one", processes)
 
 
 _Stop = tuple[Position, int | None]  # where, and which rank alone
+_Role = Literal["straight", "stopped", "resumed"]
+_Run = Callable[[Path, _Role, _Stop | None], Ended]  # a process, in a folder that is its own
 _TORCHRUN = re.compile(r"^[WE]\d{4} \S+ \d+ torch/distributed/elastic/.*", re.MULTILINE)  # what it says of its own
 # At the very end of a process, after all of its Python, gloo's threads abort it now and then (pytorch #179291).
 _GLOO = "exit code 1: terminate called without an active exception"
-Run = Callable[[Path, Path, _Stop | None, bool], Ended]
 
 
 def _certify(
-    run: Run,
+    run: _Run,
     stops: Sequence[Position] | None,
     workdir: str | os.PathLike[str] | None,
     timeout: float,
@@ -222,9 +193,7 @@ def _certify(
         folder = Path(workdir or temporary).absolute()
         if folder.is_dir() and any(folder.iterdir()):
             raise CertificateError(f"{folder}: expected an empty folder to work in, found files; name another one")
-        straight = _in_folder(run, folder / "straight", "straight", None, False)
-        _check_straight(straight, timeout)
-        references = _trails(folder / "straight", "straight", processes)
+        references = _straight(run, folder / "straight", [set()] * processes, timeout)
         for rank, reference in enumerate(references):
             if not reference.moments:
                 raise CertificateError(
@@ -232,8 +201,8 @@ def _certify(
                     "recorder.record"
                 )
         idle = [reference.idle() for reference in references]
-        references = [reference.leave_out(names) for reference, names in zip(references, idle, strict=True)]
-        places = list(stops) if stops is not None else _choose(references[0])
+        references = _trails(folder / "straight", "straight", idle)
+        places = list(stops) if stops is not None else choose(references[0])
         chosen: list[_Stop] = [(place, None) for place in places]
         if processes > 1:
             chosen += [(place, processes - 1) for place in places]
@@ -242,38 +211,35 @@ def _certify(
         def work(number: int) -> Iterator[list[Any]]:
             for index in range(number, len(chosen), workers):
                 place = folder / f"stop-{index}"
-                stopped = _in_folder(run, place, "stopped", chosen[index], False)
-                reached = any(trail.was_stopped for trail in _trails(place, "stopped", processes))
-                resumed = _in_folder(run, place, "resumed", None, True) if reached else Ended()
-                yield [index, _why(stopped, timeout), stopped.timed_out, _why(resumed, timeout)]
+                (place / "run").mkdir(parents=True)
+                stopped = run(place, "stopped", chosen[index])
+                reached = any(trail.was_stopped for trail in _trails(place, "stopped", idle))
+                resumed = run(place, "resumed", None) if reached else Ended()
+                yield [index, stopped.why(timeout), stopped.timed_out, resumed.why(timeout)]
 
         trials: dict[int, Resumption] = {}
         problem, compared = "", dict[str, None]()
         for index, stopped, too_long, resumed in children.share(work, workers):
-            place, only = chosen[index]
-            both = [_trails(folder / f"stop-{index}", name, processes) for name in ("stopped", "resumed")]
-            if not any(trail.was_stopped for trail in both[0]):
+            stop, only = chosen[index]
+            before, after = (_trails(folder / f"stop-{index}", role, idle) for role in ("stopped", "resumed"))
+            if not any(trail.was_stopped for trail in before):
                 why = stopped or "the training ended before that"
-                trials[index] = Resumption(stop=place, only=only, error=f"this stop was never reached: {why}")
+                trials[index] = Resumption(stop=stop, only=only, error=f"this stop was never reached: {why}")
                 continue
+            error = f"the others did not end: {stopped}" if too_long else resumed.replace(_GLOO, "")
             verdicts = []
-            for rank, (reference, before, after) in enumerate(zip(references, *both, strict=True)):
-                before, after = before.leave_out(idle[rank]), after.leave_out(idle[rank])
-                problem = problem or _not_the_same(reference.compare(before, resumed=False).difference)
-                comparison = against(reference, before).compare(after, resumed=True)
-                error = f"the others did not end: {stopped}" if too_long else resumed.replace(_GLOO, "")
-                verdict = _verdict(place, reference, before, after, comparison, error)
-                verdicts.append(_of_rank(verdict, rank, processes))
+            for rank, (reference, killed, fresh) in enumerate(zip(references, before, after, strict=True)):
+                problem = problem or _not_the_same(reference, killed)
+                comparison = against(reference, killed).compare(fresh, resumed=True)
+                verdict = judge(stop, reference, killed, fresh, comparison, error)
+                verdicts.append(of_rank(verdict, _by(rank, processes)))
                 compared |= dict.fromkeys(comparison.components)
             worst = next((verdict for verdict in verdicts if not verdict.certified), verdicts[0])
             moments, batches = sum(each.moments for each in verdicts), sum(each.batches for each in verdicts)
             trials[index] = replace(worst, only=only, moments=moments, batches=batches)
         if not problem and any(trial.difference for trial in trials.values()):  # is it the resume, or are no two alike?
-            _check_straight(_in_folder(run, folder / "again", "straight", None, False), timeout)
-            for reference, names, again in zip(
-                references, idle, _trails(folder / "again", "straight", processes), strict=True
-            ):
-                problem = problem or _not_the_same(reference.compare(again.leave_out(names), resumed=False).difference)
+            again = _straight(run, folder / "again", idle, timeout)
+            problem = next(filter(None, map(_not_the_same, references, again)), "")
         return Certificate(
             trials=tuple(trials[index] for index in range(len(chosen))),
             problem=problem,
@@ -282,89 +248,30 @@ def _certify(
         )
 
 
-def _trails(folder: Path, name: str, processes: int) -> list[Trail]:
-    """Return what each rank has written down."""
-    return [Trail(recording.trail_of(folder / f"{name}.jsonl", rank)) for rank in range(processes)]
+def _straight(run: _Run, folder: Path, idle: Sequence[set[str]], timeout: float) -> list[Trail]:
+    """Train without a stop and return what each rank has written down."""
+    (folder / "run").mkdir(parents=True)
+    why = run(folder, "straight", None).why(timeout)
+    if why and why != _GLOO:  # had that come in the middle, the resumed run would get further
+        raise CertificateError(f"the training fails without any stop, in an empty folder: {why}")
+    return _trails(folder, "straight", idle)
+
+
+def _trails(folder: Path, role: str, idle: Sequence[set[str]]) -> list[Trail]:
+    """Return what each rank has written down, without the generators that are `idle` in it."""
+    trail = folder / f"{role}.jsonl"
+    return [Trail(recording.trail_of(trail, rank)).leave_out(names) for rank, names in enumerate(idle)]
 
 
 def _by(rank: int, processes: int) -> str:
     return f" by rank {rank}" if processes > 1 else ""
 
 
-def _of_rank(verdict: Resumption, rank: int, processes: int) -> Resumption:
-    """Say of which rank a verdict is."""
-    difference = verdict.difference
-    if difference is not None:
-        difference = replace(difference, when=f"{difference.when}{_by(rank, processes)}")
-    error = verdict.error + _by(rank, processes) if verdict.error else ""
-    return replace(verdict, difference=difference, error=error)
-
-
-def _check_straight(straight: Ended, timeout: float) -> None:
-    if straight.error == _GLOO:
-        return  # had it come in the middle, the resumed run would get further
-    if straight.error or straight.killed or straight.timed_out:
-        raise CertificateError(f"the training fails without any stop, in an empty folder: {_why(straight, timeout)}")
-
-
-def _not_the_same(apart: Difference | None) -> str:
-    if apart is None:
-        return ""
-    return f"two runs that nobody has stopped differ {apart}; seed random, numpy and torch, and keep clocks out of it"
-
-
-def _verdict(
-    stop: Position, reference: Trail, before: Trail, after: Trail, comparison: Comparison, error: str
-) -> Resumption:
-    """Return what came of a stop that was reached, given the comparison of what came after it."""
-    if not after.moments:
-        return Resumption(stop=stop, killed=True, error=error or "the resumed run recorded nothing")
-    difference = before.went_on(after) or comparison.difference
-    if difference is None and not error and after.last != reference.last:
-        difference = Difference(
-            component="the run",
-            position=after.last,
-            when="at its end",
-            expected=where(reference.last),
-            found=where(after.last),
-        )
-    least = 2 if after.moments[0].name == "begin" else 1  # the first is what was resumed, and no training yet
-    if difference is None and comparison.moments + comparison.batches < least:
-        error = error or "no training was left after this stop, so nothing could be compared"
-    return Resumption(
-        stop=stop,
-        killed=True,
-        resumed_at=after.moments[0].position,
-        moments=comparison.moments,
-        batches=comparison.batches,
-        difference=difference,
-        error="" if difference else error,
-    )
-
-
-def _choose(reference: Trail) -> list[Position]:
-    """Choose where to stop: at the end of an epoch, inside a later one where that can be, and towards the end."""
-    run = reference.moments[0].run
-    ends = [event.position for event in reference.moments if event.name == "end" and event.run == run]
-    if not ends:
-        raise CertificateError("no epoch of the training ended, so there is no place to stop")
-    later = ends[max(2 * len(ends) // 3 - 1, 0)].epoch if len(ends) > 1 else ends[0].epoch - 1
-    places = {
-        event.place: event.position
-        for event in reference.events
-        if event.number and not event.name.startswith("DataLoader ") and event.run == run
-    }
-    inside = [places[place] for place in sorted(places) if place[0] == later and place[1] > 0]
-    stops = [*ends[max(len(ends) // 3 - 1, 0) :][:1], *inside[(len(inside) - 1) // 2 :][:1], *ends[-2:-1]]
-    stops = [stop for stop in stops if stop != ends[-1]]
-    if not stops:
-        raise CertificateError("one epoch without a ResumableLoader has no place to stop: train at least two")
-    return list(dict.fromkeys(stops))
-
-
-def _in_folder(run: Run, folder: Path, name: str, stop: _Stop | None, fresh: bool) -> Ended:
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    return run(folder, folder / f"{name}.jsonl", stop, fresh)
+def _not_the_same(one: Trail, other: Trail) -> str:
+    """Say what two runs that should be the same differ in, "" if in nothing."""
+    apart = one.compare(other, resumed=False).difference
+    advice = "seed random, numpy and torch, and keep clocks out of it"
+    return f"two runs that nobody has stopped differ {apart}; {advice}" if apart else ""
 
 
 def _disturb() -> None:
@@ -408,7 +315,3 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str], timeo
     words = _TORCHRUN.split(said.read_text("utf-8", "replace"), maxsplit=1)[0]
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return Ended(error=f"exit code {code}: {lines[-1] if lines else 'it said nothing'}")
-
-
-def _why(ended: Ended, timeout: float) -> str:
-    return f"it did not end within {timeout:g} s" if ended.timed_out else ended.error or ""

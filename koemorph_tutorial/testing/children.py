@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,11 +27,15 @@ class Ended:
     killed: bool = False
     timed_out: bool = False
 
+    def why(self, timeout: float) -> str:
+        """Say why a child that had `timeout` seconds did not do its work; "" if it did."""
+        return f"it did not end within {timeout:g} s" if self.timed_out else self.error or ""
+
 
 def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
-    """Call `work` in a forked child, in `folder`, and return how it ended; its result must be JSON.
+    """Call `work` in a forked child and return how it ended; its result must be JSON.
 
-    What it prints goes to ``folder/said.txt``. It leads a process group of its own, all of which ends with it.
+    What it prints goes to ``said.txt`` in `folder`. It leads a process group of its own, all of which ends with it.
     """
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
@@ -40,10 +45,16 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
     child = _fork()
     if child == 0:
         _work(work, folder, answer)
+    status = None
     try:
         status = _wait(child, timeout)
     finally:
-        _end_group(child)
+        if status is None:  # too late, or somebody interrupts us, before it leads its group maybe
+            with suppress(ProcessLookupError, ChildProcessError):  # it has ended this very moment
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        with suppress(ProcessLookupError, PermissionError):  # nobody is left of it
+            os.killpg(child, signal.SIGKILL)
     if status is None:
         return Ended(timed_out=True)
     if os.WIFSIGNALED(status):
@@ -54,16 +65,20 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
         return Ended(error=f"ended with exit code {os.waitstatus_to_exitcode(status)} and without a word")
 
 
+class KilledError(RuntimeError):
+    """A child that shared the work was killed by somebody else."""
+
+
 def cores() -> int:
     """Return how many processes can work at a time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
-    """Yield what ``work(0)`` to ``work(workers - 1)`` yield, each in a child of its own, as it comes; it must be JSON.
+    """Yield what ``work(0)`` to ``work(workers - 1)`` yield, each in a child of its own, as it comes: short JSON.
 
     Raises:
-        RuntimeError: a child has raised, or was killed.
+        RuntimeError: a child has raised, or was killed (`KilledError`).
     """
     reading, writing = os.pipe()
     children = []
@@ -83,7 +98,7 @@ def share(work: Callable[[int], Iterator[Any]], workers: int) -> Iterator[Any]:
                 yield value
         while children:
             if os.waitpid(children.pop(), 0)[1] != 0:
-                raise RuntimeError("a process of the test was killed from outside: is the memory full?")
+                raise KilledError("a process of the test was killed from outside: is the memory full?")
     finally:
         for child in children:
             os.kill(child, signal.SIGINT)  # one that has ended is still there to be waited for
@@ -97,6 +112,7 @@ _not_for_children: list[int] = []  # a descriptor that a process left behind by 
 def _report(values: Iterator[Any], writing: int) -> NoReturn:
     _not_for_children.append(writing)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # its parent ends it so, and may itself ignore Ctrl-C
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
         for value in values:
             os.write(writing, (json.dumps(["value", value]) + "\n").encode())  # short, so never mixed with another's
@@ -161,6 +177,7 @@ def _work(work: Callable[[], Any], folder: Path, answer: Path) -> NoReturn:
 
 
 def _wait(child: int, timeout: float) -> int | None:
+    """Return the status with which a child has ended, None if it has not in time."""
     limit = time.monotonic() + timeout
     pause = 0.0005
     while True:
@@ -168,15 +185,6 @@ def _wait(child: int, timeout: float) -> int | None:
         if done:
             return status
         if time.monotonic() > limit:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
             return None
         time.sleep(pause)
         pause = min(pause * 1.5, 0.003)
-
-
-def _end_group(leader: int) -> None:
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # nobody is left of it
-        return

@@ -17,7 +17,7 @@ from koemorph_tutorial.records import CheckpointSettings
 from koemorph_tutorial.resume import find
 from koemorph_tutorial.storage import load_checkpoint
 
-from .crash import saved
+from .bench import saved
 
 _LOSSES = (0.9, 0.5, 0.7, 0.6, 0.4, 0.8)  # epochs 0, 1 and 4 are the best so far
 _SETTINGS = CheckpointSettings(save_freq=1, keep_last_n=2, keep_best_n=0, milestones=())

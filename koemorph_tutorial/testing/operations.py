@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from .power import Key, Unsynced
+from .power import Key, Unsynced, key_of
 
 ALLOCATES = {"open", "write", "rename", "link", "truncate", "mkdir", "fsync"}  # what a full disk refuses
 _WRITES = os.O_CREAT | os.O_TRUNC
@@ -99,7 +99,7 @@ class Operations:
             "fsync": partial(self._os_fsync, os.fsync),
             "fdatasync": partial(self._os_fsync, getattr(os, "fdatasync", os.fsync)),
             "truncate": partial(self._os_truncate, os.truncate),
-            "ftruncate": partial(self._os_ftruncate, os.ftruncate),
+            "ftruncate": partial(self._os_truncate, os.ftruncate),
             "rename": partial(self._os_rename, os.rename),
             "replace": partial(self._os_rename, os.replace),
             "link": partial(self._os_add, os.link, "link"),
@@ -131,7 +131,7 @@ class Operations:
                 for name in files:
                     path = os.path.join(folder, name)
                     status = os.lstat(path)
-                    seen = self._sizes.get((status.st_dev, status.st_ino), 0)
+                    seen = self._sizes.get(key_of(status), 0)
                     if seen != status.st_size:
                         what = f"{seen:,} of its {status.st_size:,} bytes were" if seen else "none of its bytes was"
                         found.append(f"{os.path.relpath(path, top)}: {what} seen to be written")
@@ -177,7 +177,7 @@ class Operations:
         if os.getpid() != self._process:
             return None
         if isinstance(path, int):
-            return self._names.get(_key(path))
+            return self._names.get(key_of(os.fstat(path)))
         text = os.fsdecode(path)
         if dir_fd is not None and dir_fd >= 0 and not os.path.isabs(text):
             text = os.path.join(os.path.realpath(f"/proc/self/fd/{dir_fd}"), text)
@@ -188,7 +188,7 @@ class Operations:
     # --- files
 
     def _opened(self, descriptor: int, path: str, *, emptied: bool, new: bool) -> None:
-        key = _key(descriptor)
+        key = key_of(os.fstat(descriptor))
         self._names[key] = path
         if new or emptied:
             self._sizes[key] = 0
@@ -250,17 +250,17 @@ class Operations:
 
     def written(self, descriptor: int, data: Any, write: Callable[[Any], int], offset: int | None = None) -> int:
         """Carry out one write of `data`, half of it where it is to be torn."""
-        key, path = _key(descriptor), self._path(descriptor)
+        path = self._path(descriptor)
         if path is None:
             return write(data)
         data = memoryview(data).cast("B")
-        torn = self._point("write", path, len(data))
-        if torn:
+        if self._point("write", path, len(data)):
             write(data[: len(data) // 2])
             self._die()
+        status = os.fstat(descriptor)
+        key = key_of(status)
         if offset is None:
-            appends = _appends(descriptor)
-            offset = os.fstat(descriptor).st_size if appends else os.lseek(descriptor, 0, os.SEEK_CUR)
+            offset = status.st_size if _appends(descriptor) else os.lseek(descriptor, 0, os.SEEK_CUR)
         count = write(data)
         self._sizes[key] = max(self._sizes.get(key, 0), offset + count)
         if self._unsynced is not None:
@@ -274,8 +274,7 @@ class Operations:
             return truncate()
         self._point("truncate", path)
         result = truncate()
-        status = os.stat(target)
-        key = (status.st_dev, status.st_ino)
+        key = key_of(os.stat(target))
         self._sizes[key] = length
         if self._unsynced is not None:
             self._unsynced.wrote(key, length)
@@ -292,9 +291,6 @@ class Operations:
 
     def _os_truncate(self, original: Any, path: Any, length: int) -> None:
         self.truncated(path, length, partial(original, path, length))
-
-    def _os_ftruncate(self, original: Any, fd: int, length: int, /) -> None:
-        self.truncated(fd, length, partial(original, fd, length))
 
     def _os_sendfile(self, original: Any, out: int, *arguments: Any, **keywords: Any) -> int:
         if self._path(out) is None:
@@ -332,44 +328,46 @@ class Operations:
             return
         before = self._unsynced.keep(new) if self._unsynced is not None and new is not None else None
         original(src, dst, **fds)
-        if self._unsynced is not None and new is not None:
-            self._unsynced.changed("rename", new, source=old, before=before)
         self._made.discard(old or "")
         if new is not None:
+            if self._unsynced is not None:
+                self._unsynced.changed("rename", new, source=old, before=before)
             self._learn(new)
 
     def _os_add(self, original: Any, name: str, src: Any, dst: Any, *rest: Any, **keywords: Any) -> None:
         new = self._path(dst, keywords.get("dst_dir_fd", keywords.get("dir_fd")))
-        if new is not None:
-            self._point(name, new)
+        if new is None:
+            original(src, dst, *rest, **keywords)
+            return
+        self._point(name, new)
         original(src, dst, *rest, **keywords)
-        if new is not None and self._unsynced is not None:
+        if self._unsynced is not None:
             self._unsynced.changed("add", new)
-        if new is not None:
-            self._learn(new)
+        self._learn(new)
 
     def _os_mkdir(self, original: Any, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         whole = self._path(path, dir_fd)
-        if whole is not None:
-            if os.path.lexists(whole) or not os.path.isdir(os.path.dirname(whole)):
-                original(path, mode, dir_fd=dir_fd)  # refused: Path.mkdir(parents=True) asks so what is there
-            self._point("mkdir", whole)
+        refused = whole is not None and (os.path.lexists(whole) or not os.path.isdir(os.path.dirname(whole)))
+        if whole is None or refused:  # Path.mkdir(parents=True) asks so what is there
+            original(path, mode, dir_fd=dir_fd)
+            return
+        self._point("mkdir", whole)
         original(path, mode, dir_fd=dir_fd)
-        if whole is not None and self._unsynced is not None:
+        if self._unsynced is not None:
             self._unsynced.changed("mkdir", whole)
 
     def _os_remove(self, original: Any, path: Any, *, dir_fd: int | None = None) -> None:
         whole = self._path(path, dir_fd)
-        if whole is not None and not os.path.lexists(whole):
-            original(path, dir_fd=dir_fd)  # refused
-        if whole is not None:
-            self._point("unlink", whole)
-            if self._unsynced is not None:
-                if not os.path.isdir(whole):
-                    self._unsynced.keep(whole)  # so that its inode is not given to another file meanwhile
-                self._unsynced.changed("remove", whole)
+        if whole is None or not os.path.lexists(whole):  # which is refused
+            original(path, dir_fd=dir_fd)
+            return
+        self._point("unlink", whole)
+        if self._unsynced is not None:
+            if not os.path.isdir(whole):
+                self._unsynced.keep(whole)  # so that its inode is not given to another file meanwhile
+            self._unsynced.changed("remove", whole)
         original(path, dir_fd=dir_fd)
-        self._made.discard(whole or "")
+        self._made.discard(whole)
 
     def _learn(self, path: str) -> None:
         """Remember under which name a file is known now; the bytes of one that came from outside were not seen."""
@@ -377,7 +375,7 @@ class Operations:
             status = os.lstat(path)
         except OSError:
             return
-        key = (status.st_dev, status.st_ino)
+        key = key_of(status)
         self._names[key] = path
         self._made.add(path)
         if stat.S_ISLNK(status.st_mode):
@@ -413,11 +411,6 @@ class _TorchWriter:
     def __exit__(self, *error: object) -> None:
         with self._file:
             self._writer.__exit__(*error)
-
-
-def _key(descriptor: int) -> Key:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
 
 
 def _same(one: str, other: str) -> bool:

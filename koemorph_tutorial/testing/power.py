@@ -9,10 +9,14 @@ rename is one step, as on every journaling file system: it happened or it did no
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 Key = tuple[int, int]  # device and inode
+
+
+def key_of(status: os.stat_result) -> Key:
+    """Return what a file is known by, whatever its names are."""
+    return status.st_dev, status.st_ino
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Unsynced:
     def synced(self, descriptor: int) -> None:
         """Note the fsync of a file or a directory."""
         status = os.fstat(descriptor)
-        self._durable.pop((status.st_dev, status.st_ino), None)
+        self._durable.pop(key_of(status), None)
         for change in self._changes:
             where = os.path.dirname(change.path)
             change.synced = change.synced or (os.path.isdir(where) and os.path.samestat(os.stat(where), status))
@@ -80,19 +84,19 @@ class Unsynced:
                 for name in files:
                     path = os.path.join(folder, name)
                     status = os.lstat(path)
-                    safe = self._durable.get((status.st_dev, status.st_ino))
+                    safe = self._durable.get(key_of(status))
                     if safe is not None and safe < status.st_size:
                         self._truncate(path, safe)
 
     def _undo(self, change: _Change) -> None:
         if change.kind == "remove" or not os.path.lexists(change.path):
             return  # a removal has happened, also that of what was added or renamed before it
-        undo: Callable[[], object] = {
-            "add": lambda: self._unlink(change.path),
-            "mkdir": lambda: self._remove_tree(change.path),
-            "rename": lambda: self._rename(change.path, change.source or ""),
-        }[change.kind]
-        undo()
+        if change.kind == "add":
+            self._unlink(change.path)
+        elif change.kind == "mkdir":
+            self._remove_tree(change.path)
+        else:
+            self._rename(change.path, change.source or "")
         if change.before is not None:
             self._link(change.before, change.path, follow_symlinks=False)
 

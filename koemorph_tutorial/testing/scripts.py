@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from koemorph_tutorial.digests import run_digest
 from koemorph_tutorial.records import kind_of
 from koemorph_tutorial.resume import find
 
-from .crash import CrashTestError, Recover, Train, saved
+from .bench import CrashTestError, Recover, Train, files_in, saved
 
 
 def load_script(script: Path) -> tuple[Train, Recover]:
@@ -40,9 +41,9 @@ def load_script(script: Path) -> tuple[Train, Recover]:
         with _beside(script):
             try:
                 names = runpy.run_path(str(script), run_name="crash_test")
-            except BaseException as error:
+            except (Exception, SystemExit) as error:
                 raise CrashTestError(f"it cannot be run: {type(error).__name__}: {error}") from error
-        return names["train"], names["recover"]
+        return _beside(script)(names["train"]), _beside(script)(names["recover"])
     if defined == {"recover"}:
         raise CrashTestError("expected train(directory) beside recover(directory), found none")
     path = str(script.resolve())
@@ -70,18 +71,14 @@ def _run(script: str, directory: Path) -> None:
 
 
 def _newest(directory: Path) -> str | None:
-    folders = [
-        folder
-        for folder, _, names in os.walk(directory)
-        if any(kind_of(name) != "other" for name in names) and "abandoned-" not in folder
-    ]
+    folders = sorted({str(path.parent) for path in files_in(directory).values() if kind_of(path.name) != "other"})
     if len(folders) > 1:
-        raise CrashTestError(f"expected the checkpoints of one run, found those of {len(folders)}: {sorted(folders)}")
+        raise CrashTestError(f"expected the checkpoints of one run, found those of {len(folders)}: {folders}")
     return run_digest(find(folders[0]).checkpoint) if folders else None
 
 
 @contextlib.contextmanager
-def _beside(script: Path) -> Any:
+def _beside(script: Path) -> Iterator[None]:
     """Let the script import what lies beside it, and see no arguments but its name, as a program does."""
     path, arguments = sys.path[:], sys.argv
     sys.path.insert(0, str(script.resolve().parent))

@@ -100,10 +100,8 @@ class Trail:
         if "run" not in entry:
             return
         epoch, batch, global_step = entry["position"]
-        place: dict[str, Any] = {
-            "run": entry["run"],
-            "position": Position(epoch=epoch, batch=batch, global_step=global_step),
-        }
+        position = Position(epoch=epoch, batch=batch, global_step=global_step)
+        place: dict[str, Any] = {"run": entry["run"], "position": position}
         if "loader" in entry:
             components = {f"data of {entry['loader']}": {"": f"batch {entry['batch']}"}}
             self.events.append(Moment(name=entry["loader"], components=components, number=entry["count"], **place))
@@ -147,6 +145,7 @@ class Trail:
         equal = [0, 0]
         components: dict[str, None] = {}
         suspect: Difference | None = None
+        difference: Difference | None = None
         for index, event in enumerate(found.events):
             reference = expected.get(event.key)
             if reference is not None:
@@ -162,19 +161,14 @@ class Trail:
                 difference = _say(event, different, event.when(resumed=first))
                 if not first or not difference.component.startswith("rng."):
                     hint = "" if first or suspect or not resumed or not equal[0] else _OUTSIDE
-                    found_first = suspect or replace(difference, hint=hint)
-                    return Comparison(
-                        difference=found_first, moments=equal[0], batches=equal[1], components=(*components,)
-                    )
+                    difference = suspect or replace(difference, hint=hint)
+                    break
                 suspect = difference
             equal[bool(event.number)] += 1
             components |= dict.fromkeys(event.components)
-        return Comparison(
-            difference=self._missing(found) if resumed else None,
-            moments=equal[0],
-            batches=equal[1],
-            components=(*components,),
-        )
+        else:
+            difference = self._missing(found) if resumed else None
+        return Comparison(difference=difference, moments=equal[0], batches=equal[1], components=(*components,))
 
     def _missing(self, found: Trail) -> Difference | None:
         """Return the first batch that was handed out here and not there, though the run was at its place."""
@@ -214,8 +208,7 @@ def against(reference: Trail, before: Trail) -> Trail:
 
 
 def _say(event: Moment, different: list[tuple[str, str, str, str]], when: str) -> Difference:
-    component, leaf, expected, found = different[0]
-    also = tuple(other[0] for other in different[1:])
+    (component, leaf, expected, found), *others = different
     return Difference(
         component=component,
         leaf=leaf,
@@ -223,7 +216,7 @@ def _say(event: Moment, different: list[tuple[str, str, str, str]], when: str) -
         when=when,
         expected=expected,
         found=found,
-        also=also,
+        also=tuple(other[0] for other in others),
     )
 
 
@@ -235,9 +228,7 @@ def _different(
     for component in dict.fromkeys((*expected, *found)):
         one, other = expected.get(component), found.get(component)
         if one is None or other is None:
-            different.append(
-                (component, "", "it" if one is not None else "nothing", "nothing" if one is not None else "it")
-            )
+            different.append((component, "", *(("nothing", "it") if one is None else ("it", "nothing"))))
         elif one != other:
             leaves = [leaf for leaf in dict.fromkeys((*one, *other)) if one.get(leaf) != other.get(leaf)]
             # The length of a container is no reason but a result.

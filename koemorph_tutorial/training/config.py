@@ -69,6 +69,8 @@ def load_config(overrides: Sequence[str], base: Mapping[str, Any] | None = None)
     """
     if isinstance(base, Container):
         base = OmegaConf.to_container(base, resolve=False)
+    if base and not isinstance(base, Mapping):
+        raise ConfigError(f"config: expected settings by their names, found {_short(_show(base))}")
     kinds = _kinds(Config)
     nested: dict[str, Any] = {}
     for key, value, text in [*_walk(base or {}, kinds), *(_parse(override, kinds) for override in overrides)]:

@@ -17,7 +17,6 @@ from koemorph_tutorial.training.dataset import make_split
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 from koemorph_tutorial.training.settings import Config
 from koemorph_tutorial.training.trainer import evaluate_model
-from koemorph_tutorial.weights import find_states
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,16 +58,12 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The example's model as a checkpoint has it, in eval mode; `others` are states of networks that it holds beside.
-
-    `metrics` are those in the file.
-    """
+    """The example's model as a checkpoint has it, in eval mode, and the `metrics` in the file."""
 
     file: CheckpointFile
     config: Config
     model: SimplifiedKoeMorphModel
     metrics: Mapping[str, float]
-    others: tuple[str, ...]
 
 
 def build_from(path: str | os.PathLike[str], weights: str = "model") -> Built:
@@ -95,8 +90,7 @@ def build_from(path: str | os.PathLike[str], weights: str = "model") -> Built:
             f"{error}; the model was built from the file's own config ({built}), so its config and its weights are of "
             "two models"
         ) from None
-    others = tuple(state.where for state in find_states(found.checkpoint))
-    return Built(file=found.file, config=config, model=model, metrics=metrics, others=others)
+    return Built(file=found.file, config=config, model=model, metrics=metrics)
 
 
 def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
@@ -106,13 +100,13 @@ def evaluate_checkpoint(path: str | os.PathLike[str]) -> Evaluation:
         CheckpointError: no sound checkpoint, or not one of this model. ConfigError: its config cannot be used.
     """
     built = build_from(path)
-    config = built.config
-    windows = make_split(config.data, "test")
+    data = built.config.data
+    windows = make_split(data, "test")
     return Evaluation(
         checkpoint=str(built.file.path),
         epoch=built.file.epoch,
         global_step=built.file.position.global_step,
-        speakers=config.data.test_speakers,
+        speakers=data.test_speakers,
         windows=len(windows),
         metrics=evaluate_model(built.model, windows),
         saved_metrics=built.metrics,

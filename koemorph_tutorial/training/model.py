@@ -105,15 +105,15 @@ class LogMel(nn.Module):
         return 0.25 * torch.log(self.filters @ power + 1e-4) + 0.5
 
 
-def mel_filters(n_mels: int, n_fft: int, sample_rate: int, lowest: float = 60.0) -> Tensor:
-    """Return triangular filters, (n_mels, 1 + n_fft // 2), evenly spaced in mel from `lowest` Hz upwards.
+def mel_filters(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Return triangular filters, (n_mels, 1 + n_fft // 2), evenly spaced in mel from 60 Hz upwards.
 
     mel = 2595 log10(1 + Hz / 700) (O'Shaughnessy 1987; as in HTK). Each triangle peaks at 1 where its neighbours begin.
 
     >>> mel_filters(40, 512, 16_000).shape
     torch.Size([40, 257])
     """
-    ends = [2595 * math.log10(1 + hertz / 700) for hertz in (lowest, sample_rate / 2)]
+    ends = [2595 * math.log10(1 + hertz / 700) for hertz in (60.0, sample_rate / 2)]
     mel = torch.linspace(ends[0], ends[1], n_mels + 2, dtype=torch.float64)
     corners = 700 * (10 ** (mel / 2595) - 1)
     left, peak, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]

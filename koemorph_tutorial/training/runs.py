@@ -79,7 +79,7 @@ def find_run(resume: str, run_dir: Path | None, outputs: Path = OUTPUTS) -> RunT
             "run that goes on from it by --run-dir"
         )
     return RunToResume(
-        run_dir=folder.parent if in_place or run_dir is None else run_dir,
+        run_dir=run_dir or folder.parent,
         source="auto" if in_place and path.is_dir() else found.file.path,
         config=found.checkpoint.get("config", {}),
     )

@@ -5,6 +5,7 @@ Both have a state dict, so a run that comes back goes on counting.
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from koemorph_tutorial.records import Best, CheckpointSettings
@@ -39,14 +40,7 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count and what it is counted from."""
-        best = self.best
-        return {
-            "count": self.count,
-            "monitor": best.monitor,
-            "mode": best.mode,
-            "value": best.value,
-            "epoch": best.epoch,
-        }
+        return {"count": self.count, **asdict(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; a count for another metric than the one now monitored says nothing and is left."""

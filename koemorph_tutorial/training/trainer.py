@@ -28,8 +28,7 @@ from koemorph_tutorial.training.runs import CHECKPOINTS
 from koemorph_tutorial.training.settings import Config, ConfigError
 from koemorph_tutorial.training.tracking import EarlyStopping, RunningMean
 
-__all__ = ["EarlyStopping", "EpochReport", "KoeMorphTrainer", "RunningMean", "TrainingResult"]
-__all__ += ["evaluate_model", "seed_everything"]
+__all__ = ["EpochReport", "KoeMorphTrainer", "TrainingResult", "evaluate_model", "seed_everything"]
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ KEPT = 10
 
 def pruning() -> Iterable[Row]:
     """Time a plan from names alone against the recipe's listing; then, without a bound, what else one may ask."""
-    from koemorph_tutorial import list_checkpoints, plan_retention, storage
+    from koemorph_tutorial import list_checkpoints, plan_retention
+    from koemorph_tutorial.listing import _DESCRIBED
     from koemorph_tutorial.retention import prune_checkpoints
 
     def plan(folder: Path, **rules: Any) -> Any:
@@ -37,9 +38,9 @@ def pruning() -> Iterable[Row]:
             "said": lambda _: plan(run, keep_best_n=0).lines(),
             "pure": lambda _: plan_retention(listing, keep_last_n=KEPT),
         }
-        times = in_turns(calls, rounds=15, before=lambda *_: storage._DESCRIBED.clear())
+        times = in_turns(calls, rounds=15, before=lambda *_: _DESCRIBED.clear())
         calls = {"headers": lambda _: plan(run)}
-        times |= in_turns(calls, rounds=3, before=lambda *_: storage._DESCRIBED.clear())
+        times |= in_turns(calls, rounds=3, before=lambda *_: _DESCRIBED.clear())
         many = f"{FILES:,} files"
         for name, what, bound in (
             ("names", f"plan from names, {many} / the recipe's listing", 1.0),
@@ -53,7 +54,7 @@ def pruning() -> Iterable[Row]:
             shutil.rmtree(Path(root, "copy"), ignore_errors=True)
             shutil.copytree(run, Path(root, "copy"))
             os.sync()
-            storage._DESCRIBED.clear()
+            _DESCRIBED.clear()
 
         copy = Path(root, "copy")
         acts: dict[str, Callable[[int], object]] = {

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from koemorph_tutorial.compression import plane_entropies, shuffle
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import expect_kind, expect_something, raise_for_stub, same
+from koemorph_tutorial.teaching.trial import (
+    expect_kind,
+    expect_something,
+    names_in,
+    raise_for_stub,
+    same,
+    type_of,
+    wrong_if,
+)
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -81,13 +89,10 @@ def _expect_bytes(found: Any, data: bytes) -> None:
 
     expect_something(found, "unshuffle")
     raw = found.tobytes() if isinstance(found, (np.ndarray, memoryview)) else found
-    if not isinstance(raw, (bytes, bytearray)):
-        raise WrongAnswerError(f"expected bytes, found {printable(type(found).__name__, 60)}")
-    if len(raw) != len(data):
-        raise WrongAnswerError(f"from {len(data)} bytes it makes {len(raw)}: each is wanted once")
+    wrong_if(not isinstance(raw, (bytes, bytearray)), f"expected bytes, found {type_of(found)}")
+    wrong_if(len(raw) != len(data), f"from {len(data)} bytes it makes {len(raw)}: each is wanted once")
     if raw == data:
-        if isinstance(found, np.ndarray):
-            raise WrongAnswerError("array")
+        wrong_if(isinstance(found, np.ndarray), "array")
         return
     whole = np.frombuffer(data, np.uint8).reshape(-1, 4)
     for name, wrong in (
@@ -95,8 +100,7 @@ def _expect_bytes(found: Any, data: bytes) -> None:
         ("again", shuffle(shuffle(data, 4), 4)),
         ("backwards", whole[:, ::-1].tobytes()),
     ):
-        if raw == wrong:
-            raise WrongAnswerError(name)
+        wrong_if(raw == wrong, name)
     if sorted(raw) == sorted(data):
         raise WrongAnswerError("all bytes are there, and not in the order that they had before they were sorted")
     raise WrongAnswerError("what comes back are other bytes than those that were sorted")
@@ -177,20 +181,16 @@ def _examine_slim(slim: Any) -> None:
     raise_for_stub(slim, _slim(_STUB))
     given, before = _full_checkpoint(), _full_checkpoint()
     found = slim(given)
-    if given.keys() != before.keys():
-        raise WrongAnswerError("removed")
-    if not _alike(given["model_state_dict"], before["model_state_dict"]):
-        raise WrongAnswerError("in place")
-    if not same(given, before):
-        raise WrongAnswerError("the checkpoint that it was given is not what it was before")
+    wrong_if(given.keys() != before.keys(), "removed")
+    wrong_if(not _alike(given["model_state_dict"], before["model_state_dict"]), "in place")
+    wrong_if(not same(given, before), "the checkpoint that it was given is not what it was before")
     expect_kind(found, Mapping, "a dict", of="slim")
     if "optimizer_state_dict" in found:
         raise WrongAnswerError(_what_is_left_of_it(found["optimizer_state_dict"], before["optimizer_state_dict"]))
     if missing := [name for name in before if name not in found and name != "optimizer_state_dict"]:
         raise WrongAnswerError("lost" if len(missing) > 1 else f"`{missing[0]}` has gone as well: it may be needed")
     for name in ("epoch", "metrics", "config"):
-        if not same(found[name], before[name]):
-            raise WrongAnswerError(f"`{name}` is not what it was: only the weights were to change")
+        wrong_if(not same(found[name], before[name]), f"`{name}` is not what it was: only the weights were to change")
     _expect_halved(found["model_state_dict"], before["model_state_dict"])
 
 
@@ -221,23 +221,19 @@ def _expect_halved(found: Any, before: Mapping[str, Tensor]) -> None:
         names = ", ".join(f"`{name}`" for name in before)
         raise WrongAnswerError(f"expected a `model_state_dict` with the same names as before, {names}")
     for name, value in found.items():
-        if not isinstance(value, torch.Tensor):
-            raise WrongAnswerError(f"`{name}`: expected a tensor, found {printable(type(value).__name__, 60)}")
+        wrong_if(not isinstance(value, torch.Tensor), f"`{name}`: expected a tensor, found {type_of(value)}")
         if value.shape != before[name].shape:
             shape = tuple(before[name].shape)
             raise WrongAnswerError(f"`{name}`: expected the shape {shape}, found {tuple(value.shape)}")
     floats = {name: value for name, value in found.items() if _is_float(before[name])}
-    if any(value.dtype == torch.float16 for value in floats.values()):
-        raise WrongAnswerError("float16")
-    if all(value.dtype == before[name].dtype for name, value in floats.items()):
-        raise WrongAnswerError("whole")
+    wrong_if(any(value.dtype == torch.float16 for value in floats.values()), "float16")
+    wrong_if(all(value.dtype == before[name].dtype for name, value in floats.items()), "whole")
     for name in [name for name in before if name not in floats]:
         _expect_whole(name, found[name], before[name])
     for name, value in floats.items():
         if value.dtype != torch.bfloat16:
             types = printable(str(value.dtype).removeprefix("torch."))
-            if before[name].dtype == torch.float64:
-                raise WrongAnswerError("double")
+            wrong_if(before[name].dtype == torch.float64, "double")
             raise WrongAnswerError(f"`{name}`: expected bfloat16, found {types}")
         if not torch.allclose(value.double(), before[name].double(), rtol=2**-7, atol=0):
             raise WrongAnswerError(f"`{name}` holds other numbers than before: {value.flatten()[:3].tolist()} …")
@@ -248,8 +244,7 @@ def _expect_whole(name: str, found: Tensor, before: Tensor) -> None:
 
     if _alike({name: found}, {name: before}):
         return
-    if found.dtype == torch.bfloat16:
-        raise WrongAnswerError("counter")
+    wrong_if(found.dtype == torch.bfloat16, "counter")
     types = printable(str(found.dtype).removeprefix("torch."))
     if found.dtype != before.dtype and torch.equal(found.double(), before.double()):
         raise WrongAnswerError(f"`{name}` holds the same as before, as {types}: it was int64, and only floats change")
@@ -395,8 +390,7 @@ def _examine_limit(limit: Any) -> None:
         ("numbers that are all the same", bytes(400), 4),
     ):
         found, right = _number(limit, data, width), _limit_of(data, width)
-        if math.isnan(found):
-            raise WrongAnswerError("nothing")
+        wrong_if(math.isnan(found), "nothing")
         if not math.isclose(found, right, abs_tol=1e-4):
             raise WrongAnswerError(f"of {what} {right:g} is left at best; `limit` says {found:g}")
 
@@ -410,7 +404,7 @@ def _number(limit: Any, data: bytes, width: int) -> float:
     try:
         return float(found)
     except (TypeError, ValueError):
-        raise WrongAnswerError(f"expected a number, found {printable(type(found).__name__, 60)}") from None
+        raise WrongAnswerError(f"expected a number, found {type_of(found)}") from None
 
 
 def _what_was_computed(limit: Any, found: float, right: float) -> str:
@@ -441,8 +435,7 @@ def _what_was_computed(limit: Any, found: float, right: float) -> str:
     for factor in (4, 8, 32):
         if math.isclose(found, right * factor, rel_tol=1e-4):
             return "bits"
-    names = set(getattr(getattr(limit, "__code__", None), "co_names", ()))
-    if names & {"compress", "zlib", "gzip", "zstd", "lzma", "bz2"}:
+    if names_in(limit) & {"compress", "zlib", "gzip", "zstd", "lzma", "bz2"}:
         return "packer"
     return f"of 5,000 random weights {right:.3f} is left at best; `limit` says {found:.3f}"
 

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 from koemorph_tutorial.records import ExportError
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import expect_kind, expect_something, is_nothing, raise_for_stub
-from koemorph_tutorial.text import printable
+from koemorph_tutorial.teaching.trial import (
+    expect_kind,
+    expect_something,
+    is_nothing,
+    raise_for_stub,
+    shown,
+    small_network,
+    type_of,
+    wrong_if,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,16 +88,12 @@ def _examine_agrees(agrees: Any) -> None:
     equal = _said(agrees, ours, ours.copy())
     swing = np.where(np.arange(52) % 2, np.float32(0.3), np.float32(-0.3))
     far = _said(agrees, ours, ours + swing)
-    if (equal, far) == (False, True):
-        raise WrongAnswerError("inverted")
-    if not equal:
-        raise WrongAnswerError("it says no to two arrays that are equal")
-    if not _said(agrees, ours, np.where(ours > 0.5, ours + np.float32(3e-7), ours)):
-        raise WrongAnswerError("exact")
+    wrong_if((equal, far) == (False, True), "inverted")
+    wrong_if(not equal, "it says no to two arrays that are equal")
+    wrong_if(not _said(agrees, ours, np.where(ours > 0.5, ours + np.float32(3e-7), ours)), "exact")
     near = ours.copy()
     near[0, :26] = 1e-6
-    if not _said(agrees, near, near + np.float32(6e-6)):
-        raise WrongAnswerError("default")
+    wrong_if(not _said(agrees, near, near + np.float32(6e-6)), "default")
     if far:
         once = _said(agrees, ours, ours + np.float32(0.3)) and _said(agrees, ours + np.float32(0.3), ours)
         raise WrongAnswerError("it says yes to answers of which each is off by 0.3" if once else "mean")
@@ -100,16 +104,13 @@ def _examine_agrees(agrees: Any) -> None:
             raise WrongAnswerError("signed" if not _said(agrees, one, ours) else "mean")
     missing = ours.copy()
     missing[2, 4] = np.nan
-    if _said(agrees, ours, missing):
-        raise WrongAnswerError("nan")
+    wrong_if(_said(agrees, ours, missing), "nan")
     if _said(agrees, missing, missing.copy()):
         raise WrongAnswerError("it says yes where both have a NaN: nobody knows whether two of them are the same")
     off = ours.copy()
     off[1, 2] += np.float32(0.00005)
-    if _said(agrees, ours, off):
-        raise WrongAnswerError("it says yes to an answer that is off by 0.00005, five times what is allowed")
-    if _said(agrees, ours[:1], np.repeat(ours[:1], 3, 0)):
-        raise WrongAnswerError("broadcast")
+    wrong_if(_said(agrees, ours, off), "it says yes to an answer that is off by 0.00005, five times what is allowed")
+    wrong_if(_said(agrees, ours[:1], np.repeat(ours[:1], 3, 0)), "broadcast")
     if _said(agrees, ours, ours.reshape(52, 5)):
         raise WrongAnswerError("52 faces of 5 numbers came where 5 of 52 were expected, and it says yes")
     _said(agrees, ours, ours[:4])
@@ -126,10 +127,9 @@ def _said(agrees: Any, ours: Any, theirs: Any) -> bool:
             raise WrongAnswerError("shapes") from error
         raise
     expect_something(said, "agrees")
-    if isinstance(said, np.ndarray) and said.ndim:
-        raise WrongAnswerError("array")
+    wrong_if(isinstance(said, np.ndarray) and said.ndim, "array")
     if not isinstance(said, (bool, np.bool_)) and not (isinstance(said, np.ndarray) and said.dtype == bool):
-        raise WrongAnswerError(f"expected True or False, found {printable(repr(said), 60)}")
+        raise WrongAnswerError(f"expected True or False, found {shown(said)}")
     return bool(said)
 
 
@@ -210,13 +210,6 @@ AGREES = Exercise(
 # ------------------------------------------------------------------------------------------------ 09.4
 
 
-def _network() -> nn.Module:
-    import torch
-
-    inner = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
-    return torch.nn.Sequential(torch.nn.Linear(4, 4), inner, torch.nn.Linear(4, 2))
-
-
 def _modes(model: nn.Module) -> list[bool]:
     return [each.training for each in model.modules()]
 
@@ -227,21 +220,24 @@ class _FullDiskError(Exception):
 
 def _examine_exported(exported: Any) -> None:
     raise_for_stub(exported, _exported(*_AS_HANDED_OUT))
-    model = _network()
+    model = small_network(9)
     _call(exported, model)
-    if not any(_modes(model)):
-        raise WrongAnswerError("eval")
+    wrong_if(not any(_modes(model)), "eval")
     _expect_modes(model, [True] * len(_modes(model)), "some parts that were in training mode no longer are")
-    model = _network().eval()
+    model = small_network(9).eval()
     _call(exported, model)
     _expect_modes(model, [False] * len(_modes(model)), "always")
     for part in ("1", "1.0"):
-        model = _network()
+        model = small_network(9)
         model.get_submodule(part).eval()
         before = _modes(model)
         _call(exported, model)
         _expect_modes(model, before, "top")
-    model = _network()
+    model.get_submodule("1").training, model.get_submodule("1.0").training = False, True
+    before = _modes(model)
+    _call(exported, model)
+    _expect_modes(model, before, "below")
+    model = small_network(9)
     try:
         exported(model, _fails)
     except _FullDiskError:
@@ -262,25 +258,19 @@ def _call(exported: Any, model: nn.Module) -> None:
     receipt = object()
 
     def write(given: Any) -> object:
-        if not isinstance(given, torch.nn.Module):
-            raise WrongAnswerError(f"`write` wants the model, and was given {printable(type(given).__name__, 60)}")
+        wrong_if(not isinstance(given, torch.nn.Module), f"`write` wants the model, and was given {type_of(given)}")
         seen.append(any(_modes(given)))
         return receipt
 
     found = exported(model, write)
-    if not seen:
-        raise WrongAnswerError("`write` was never called")
-    if len(seen) > 1:
-        raise WrongAnswerError(f"`write` was called {len(seen)} times")
-    if seen[0]:
-        raise WrongAnswerError("early")
-    if found is not receipt:
-        raise WrongAnswerError("lost" if is_nothing(found) else "it returns something else than `write` did")
+    wrong_if(not seen, "`write` was never called")
+    wrong_if(len(seen) > 1, f"`write` was called {len(seen)} times")
+    wrong_if(seen[0], "early")
+    wrong_if(found is not receipt, "lost" if is_nothing(found) else "it returns something else than `write` did")
 
 
 def _expect_modes(model: nn.Module, before: list[bool], says: str) -> None:
-    if _modes(model) != before:
-        raise WrongAnswerError(says)
+    wrong_if(_modes(model) != before, says)
 
 
 _exported = form('''\
@@ -319,6 +309,21 @@ EXPORTED = Exercise(
                 "    return write(model)",
                 "finally:",
                 "    model.train(was)",
+            ),
+        ),
+        "below": Misconception(
+            says="A part was in training mode, inside one that was not, and is in eval mode now: `part.eval()` sets "
+            "every part below as well. `part.training = …` sets one.",
+            example=_exported(
+                "was = model.training",
+                "frozen = [part for part in model.modules() if not part.training]",
+                "model.eval()",
+                "try:",
+                "    return write(model)",
+                "finally:",
+                "    model.train(was)",
+                "    for part in frozen:",
+                "        part.eval()",
             ),
         ),
         "raise": Misconception(
@@ -396,8 +401,7 @@ def _examine_louder(louder: Any) -> None:
     import torch
 
     raise_for_stub(louder, _louder(*_IN_NUMPY))
-    if not issubclass(louder, torch.nn.Module):
-        raise WrongAnswerError("expected a torch.nn.Module: that is what an exporter takes")
+    wrong_if(not issubclass(louder, torch.nn.Module), "expected a torch.nn.Module: that is what an exporter takes")
     chance = torch.Generator().manual_seed(9)
     sounds = torch.rand(3, 40, generator=chance) - 0.6  # its loudest samples are below 0
     silent = sounds * torch.tensor([1.0, 0.0, 1.0])[:, None]
@@ -422,25 +426,20 @@ def _expect_sound(model: Any, audio: Tensor) -> None:
     with torch.no_grad():
         found = model(given)
     expect_kind(found, torch.Tensor, "a tensor", of="forward")
-    if not torch.equal(given, audio):
-        raise WrongAnswerError("in place")
-    if found.shape != audio.shape:
-        raise WrongAnswerError(f"expected the shape {tuple(audio.shape)}, found {tuple(found.shape)}")
+    wrong_if(not torch.equal(given, audio), "in place")
+    wrong_if(found.shape != audio.shape, f"expected the shape {tuple(audio.shape)}, found {tuple(found.shape)}")
     right = _loud(audio)
     if torch.allclose(found.float(), right, rtol=0, atol=1e-4):
         return
-    if found.isnan().any() or found.isinf().any():
-        raise WrongAnswerError("nan")
+    wrong_if(found.isnan().any() or found.isinf().any(), "nan")
     for name, wrong in (
         ("unchanged", audio),
         ("signed", audio / audio.amax(1, keepdim=True)),
         ("together", audio / audio.abs().max()),
     ):
-        if torch.allclose(found, wrong, rtol=0, atol=1e-4):
-            raise WrongAnswerError(name)
+        wrong_if(torch.allclose(found, wrong, rtol=0, atol=1e-4), name)
     quietest = right.abs().amax(1) > 0
-    if torch.allclose(found[::2], right[::2], rtol=0, atol=1e-4) and quietest[1]:
-        raise WrongAnswerError("floor")
+    wrong_if(torch.allclose(found[::2], right[::2], rtol=0, atol=1e-4) and quietest[1], "floor")
     place = int((found - right).abs().argmax())
     raise WrongAnswerError(
         f"expected {right.flatten()[place]:g} where it gives {found.flatten()[place]:g}: each sound by itself is "
@@ -464,8 +463,7 @@ def _expect_export(model: Any) -> None:
                 if phrase in words and (name != "loop" or _loops(type(model).forward.__code__)):
                     raise WrongAnswerError(name) from error
             raise WrongAnswerError(f"it computes the right thing, and cannot be exported: {words}") from error
-    if not receipt.ok:
-        raise WrongAnswerError(f"exported, it is another model. {receipt.verdict()}")
+    wrong_if(not receipt.ok, f"exported, it is another model. {receipt.verdict()}")
 
 
 def _loops(code: CodeType) -> bool:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import expect_kind, first_line, is_nothing, raise_for_stub
+from koemorph_tutorial.teaching.trial import (
+    expect_kind,
+    first_line,
+    is_nothing,
+    raise_for_stub,
+    small_network,
+    type_of,
+    wrong_if,
+)
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -71,31 +79,17 @@ PREDICTION = Choice(
 _ABOUT_GRADIENTS = {"no_grad", "inference_mode", "set_grad_enabled"}
 
 
-def _small_model(seed: int) -> nn.Module:
-    """Return a network with two layers that behave otherwise in use than in training, the second one deep inside."""
-    import torch
-    from torch import nn
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inner = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5))
-        return nn.Sequential(nn.Linear(4, 8), inner, nn.Linear(8, 2))
-
-
 def _examine_use(for_use: Any) -> None:
     import torch
 
     raise_for_stub(for_use, _use("# your line"))
-    saved, model = _small_model(1), _small_model(2)
+    saved, model = small_network(1), small_network(2)
     saved(torch.linspace(-3, 3, 32).reshape(8, 4))  # so that its running averages are not those of a fresh one
-    state = {name: value.clone() for name, value in saved.state_dict().items()}
-    found = for_use(model, {"model_state_dict": {name: value.clone() for name, value in state.items()}})
-    if is_nothing(found):
-        raise WrongAnswerError("`for_use` returned None: the last line returns the model")
-    if not isinstance(found, torch.nn.Module):
-        raise WrongAnswerError(f"expected the model, found {printable(type(found).__name__, 60)}")
-    if any(not torch.equal(value, state[name]) for name, value in found.state_dict().items() if name in state):
-        raise WrongAnswerError("the model that came back does not hold what is in the checkpoint")
+    state = _copy_of(saved)
+    found = for_use(model, {"model_state_dict": _copy_of(saved)})
+    wrong_if(is_nothing(found), "`for_use` returned None: the last line returns the model")
+    wrong_if(not isinstance(found, torch.nn.Module), f"expected the model, found {type_of(found)}")
+    wrong_if(not _holds(found, state), "the model that came back does not hold what is in the checkpoint")
     parts = dict(found.named_modules())
     training = [part for part in parts.values() if part.training]
     dropping = [part for part in training if isinstance(part, torch.nn.Dropout) and part.p > 0]
@@ -128,10 +122,17 @@ def _answers_alike(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     batch = torch.linspace(-1, 1, 12).reshape(3, 4)
     with torch.no_grad():
-        if not torch.equal(model(batch), model(batch)):
-            raise WrongAnswerError("the same batch, given twice, gets two different answers")
-    if any(not torch.equal(value, state[name]) for name, value in model.state_dict().items() if name in state):
-        raise WrongAnswerError("the model is changed by being used")
+        wrong_if(not torch.equal(model(batch), model(batch)), "the same batch, given twice, gets two different answers")
+    wrong_if(not _holds(model, state), "the model is changed by being used")
+
+
+def _holds(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Say whether a model holds the tensors of a state, as far as it has their names."""
+    return all(_equal(value, state[name]) for name, value in model.state_dict().items() if name in state)
+
+
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 _use = form('''\
@@ -229,24 +230,15 @@ def _examine_names(plain_names: Any) -> None:
     results = {wrapper: _became(plain_names, wrapper, plain) for wrapper in _WRAPPERS}
     wrong = {wrapper: became for wrapper, became in results.items() if became != {own: own for own in plain}}
     for became in wrong.values():
-        if "decoder.weight" in became.values():
-            raise WrongAnswerError("replace")
-        if "coder.module.weight" in became.values():
-            raise WrongAnswerError("strip")
-    if "module.weight" in results[""].values():
-        raise WrongAnswerError("split")
-    if [own for own, found in results[""].items() if own != found] == _LIKE_A_WRAPPER:
-        raise WrongAnswerError("dot")
-    if wrong and wrong.keys() <= _MORE:
-        raise WrongAnswerError("again")
-    if wrong and wrong.keys() <= _BOTH_ORDERS | _MORE:
-        raise WrongAnswerError("one" if wrong.keys() >= _BOTH_ORDERS else "order")
+        wrong_if("decoder.weight" in became.values(), "replace")
+        wrong_if("coder.module.weight" in became.values(), "strip")
+    wrong_if("module.weight" in results[""].values(), "split")
+    wrong_if([own for own, found in results[""].items() if own != found] == _LIKE_A_WRAPPER, "dot")
+    wrong_if(wrong and wrong.keys() <= _MORE, "again")
+    wrong_if(wrong and wrong.keys() <= _BOTH_ORDERS | _MORE, "one" if wrong.keys() >= _BOTH_ORDERS else "order")
     for wrapper, became in wrong.items():
         for own, found in became.items():
-            if own != found:
-                raise WrongAnswerError(
-                    f"of `{wrapper}{own}` it makes `{printable(found, 60)}`; the model calls it `{own}`"
-                )
+            wrong_if(own != found, f"of `{wrapper}{own}` it makes `{printable(found, 60)}`; the model calls it `{own}`")
         missing = next(own for own in plain if own not in became)
         before = f"whose names begin with `{wrapper}`" if wrapper else "without wrappers"
         raise WrongAnswerError(f"from a state {before} `{missing}` is missing: every tensor is wanted")
@@ -262,8 +254,7 @@ def _became(plain_names: Any, prefix: str, plain: Mapping[str, Tensor]) -> dict[
     state = {prefix + name: value.clone() for name, value in plain.items()}
     found = plain_names(dict(state))
     expect_kind(found, Mapping, "a dict from names to tensors", of="plain_names")
-    if len(found) > len(plain):
-        raise WrongAnswerError(f"expected {len(plain)} names, as in the state, found {len(found)}")
+    wrong_if(len(found) > len(plain), f"expected {len(plain)} names, as in the state, found {len(found)}")
     names = {}
     for name, value in found.items():
         own = next((own for own, tensor in plain.items() if _equal(tensor, value)), None)
@@ -385,10 +376,6 @@ def _body_and_head(seed: int, classes: int) -> nn.Module:
     return model
 
 
-def _copy_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
 def _examine_body(load_body: Any) -> None:
     import torch
 
@@ -411,18 +398,13 @@ def _examine_body(load_body: Any) -> None:
             raise WrongAnswerError(f"a file {what} was refused: {first_line(error)}") from error
         after = model.state_dict()
         changed = {name for name in _HEAD if not torch.equal(after[name], before[name])}
-        if changed:
-            taken = all(name in state and torch.equal(after[name], state[name]) for name in changed)
-            raise WrongAnswerError("head" if taken else "anew")
+        taken = all(name in state and torch.equal(after[name], state[name]) for name in changed)
+        wrong_if(changed, "head" if taken else "anew")
         late = {name for name in after if name.startswith("body.") and not torch.equal(after[name], state[name])}
-        if late and late <= {name for name, _ in model.named_buffers()}:
-            raise WrongAnswerError("buffers")
-        if late and all(name.startswith("body.head.") for name in late):
-            raise WrongAnswerError("inside")
-        if late == {*_PAIR} and all(torch.equal(after[a], state[b]) for a, b in (_PAIR, _PAIR[::-1])):
-            raise WrongAnswerError("order")
-        if late:
-            raise WrongAnswerError(f"from a file {what} the body did not arrive whole")
+        wrong_if(late and late <= {name for name, _ in model.named_buffers()}, "buffers")
+        wrong_if(late and all(name.startswith("body.head.") for name in late), "inside")
+        wrong_if(late == {*_PAIR} and all(torch.equal(after[a], state[b]) for a, b in (_PAIR, _PAIR[::-1])), "order")
+        wrong_if(late, f"from a file {what} the body did not arrive whole")
     for what, state in _unfit(old).items():
         _refused(load_body, what, state, old)
 
@@ -471,9 +453,8 @@ def _refused(load_body: Any, what: str, state: dict[str, Tensor], old: Mapping[s
         if what == "silent" and arrived:
             return  # the prefix was taken off: more than was asked for
         raise WrongAnswerError(what)
-    if any(not torch.equal(after[key], before[key]) for key in before):
-        restoring = any(hasattr(part, _RESTORED) for part in model.modules())
-        raise WrongAnswerError("memory" if restoring else "half")
+    restoring = any(hasattr(part, _RESTORED) for part in model.modules())
+    wrong_if(not _holds(model, before), "memory" if restoring else "half")
     if not isinstance(raised, ValueError):
         found = first_line(raised).removesuffix(": ")
         raise WrongAnswerError(f"for a file that does not fit: expected ValueError, found {found}") from raised

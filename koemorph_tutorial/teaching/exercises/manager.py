@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isclose
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from koemorph_tutorial.teaching.lessons import (
-    Choice,
-    Exercise,
-    Lesson,
-    Misconception,
-    NotAttemptedError,
-    Option,
-    WrongAnswerError,
-)
-from koemorph_tutorial.teaching.trial import is_nothing, is_untouched
+from koemorph_tutorial.teaching.cells import changed, form
+from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
+from koemorph_tutorial.teaching.trial import expect_kind, raise_for_stub, wrong_if
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
-    from koemorph_tutorial.teaching.examination import Examination, Outcome
+    from koemorph_tutorial.teaching.examination import Examination, Ordeal, Outcome
 
 # ------------------------------------------------------------------------------------------------ 10.1 and 10.2
 
@@ -72,7 +67,13 @@ PREDICTION = Choice(
 
 # ------------------------------------------------------------------------------------------------ 10.3
 
-_PARTS = ("model", "average", "optimizer", "scheduler", "loader")
+_PARTS = {
+    "model": "run.model",
+    "average": "run.average",
+    "optimizer": "run.optimizer",
+    "scheduler": "run.scheduler",
+    "loader": "loader",
+}
 # Of several that are missing one is named, whose sentence stays true without the others.
 _NAMED_FIRST = ("model", "optimizer", "loader", "scheduler", "average")
 
@@ -85,15 +86,10 @@ def _given(objects_of: Any, run: Any, loader: Any) -> dict[str, Any]:
     """
     from koemorph_tutorial.state import check_objects
 
-    given = objects_of(run, loader)
-    if is_nothing(given):
-        raise WrongAnswerError("`objects_of` returned None: is `return` missing?")
-    if not isinstance(given, dict):
-        raise WrongAnswerError(f"expected a dict, names and parts, found {printable(type(given).__name__, 60)}")
-    if any(item is run.loader for item in given.values()):
-        raise WrongAnswerError("everything" if "parts" in given else "plain loader")
-    if any(isinstance(item, dict) for item in given.values()):
-        raise WrongAnswerError("states")
+    given: dict[str, Any] = objects_of(run, loader)
+    expect_kind(given, dict, "a dict, names and parts", of="objects_of")
+    wrong_if(any(item is run.loader for item in given.values()), "everything" if "parts" in given else "plain loader")
+    wrong_if(any(isinstance(item, dict) for item in given.values()), "states")
     try:
         check_objects(given)
     except TypeError as error:
@@ -108,7 +104,7 @@ def _train(run: Any, batches: Any, count: int) -> None:
 
 
 def _end(run: Any, loader: Any, batches: Any, left: int) -> None:
-    """Train the rest of an epoch, and end it."""
+    """Train what is left of an epoch, and end it."""
     _train(run, batches, left)
     next(batches, None)
     loader.end_epoch()
@@ -116,15 +112,18 @@ def _end(run: Any, loader: Any, batches: Any, left: int) -> None:
 
 
 def _rest(run: Any, loader: Any, batches: Any, left: int) -> dict[str, Any]:
-    """Train the rest of an epoch, and two batches of the next one."""
+    """Train what is left of an epoch, and the first batch of the next one."""
     _end(run, loader, batches, left)
-    _train(run, iter(loader), 2)
+    _train(run, iter(loader), 1)
     weights: dict[str, Any] = run.networks()
     return weights
 
 
 def _examine_objects(objects_of: Any) -> None:
-    """Stop a run after 3 of 10 batches of epoch 1, bring it back in a new one, and compare what becomes of both."""
+    """Stop a run after 3 of 10 batches of epoch 1, bring it back in a new one, and compare what becomes of both.
+
+    Epoch 0 is there to move the learning rate, and one batch long.
+    """
     import torch
 
     from koemorph_tutorial.loading import ResumableLoader
@@ -132,16 +131,15 @@ def _examine_objects(objects_of: Any) -> None:
     from koemorph_tutorial.state import build, restore
     from koemorph_tutorial.teaching.proctor import BATCHES, Run
 
-    if is_untouched(objects_of, _objects("return None  # your line")):
-        raise NotAttemptedError
+    raise_for_stub(objects_of, _objects("return None  # your line"))
     done = 3
     run = Run(average=True)
     loader = ResumableLoader(run.loader)
     given = _given(objects_of, run, loader)
-    _end(run, loader, iter(loader), BATCHES)
+    _end(run, loader, iter(loader), 1)
     batches = iter(loader)
     _train(run, batches, done)
-    place = Position(epoch=1, batch=done, global_step=BATCHES + done)
+    place = Position(epoch=1, batch=done, global_step=1 + done)
     saved = build(given, epoch=1, position=place, metrics={}, best=Best(), run={}, copy=True)
     expected = _rest(run, loader, batches, BATCHES - done)
 
@@ -154,22 +152,20 @@ def _examine_objects(objects_of: Any) -> None:
         return
     parts = {name: loader if name == "loader" else getattr(run, name) for name in _NAMED_FIRST}
     missing = [name for name, part in parts.items() if not any(item is part for item in given.values())]
-    if len(missing) == len(_PARTS):
-        raise WrongAnswerError("none of the five parts is in it: it came back as it began")
+    wrong_if(len(missing) == len(_PARTS), "none of the five parts is in it: it came back as it began")
     raise WrongAnswerError(missing[0] if missing else "it comes back, and does not do what it would have done")
 
 
-def _objects(line: str) -> str:
-    return f'''\
+_objects = form('''\
 def objects_of(run, loader):
     """Return all that must come back, by name. `loader` is a ResumableLoader of this run."""
-    {line}
-'''
+    {lines}
+''')
 
 
 def _all_but(*missing: str) -> str:
-    values = {name: "loader" if name == "loader" else f"run.{name}" for name in _PARTS if name not in missing}
-    return _objects("return {" + ", ".join(f'"{name}": {value}' for name, value in values.items()) + "}")
+    given = ", ".join(f'"{name}": {value}' for name, value in _PARTS.items() if name not in missing)
+    return _objects(f"return {{{given}}}")
 
 
 OBJECTS = Exercise(
@@ -210,7 +206,9 @@ OBJECTS = Exercise(
         "states": Misconception(
             says="Among them is a state of this moment. What saves wants the parts themselves, and asks each for its "
             "`state_dict()` whenever it saves. (Random numbers need no name.)",
-            example=_objects("return {name: getattr(run, name).state_dict() for name in " + str(_PARTS[:4]) + "}"),
+            example=_objects(
+                "return {name: getattr(run, name).state_dict() for name in " + str(tuple(_PARTS)[:4]) + "}"
+            ),
         ),
         "everything": Misconception(
             says="That is everything the run has, and some of it has no state: a plain DataLoader, the data. Name what "
@@ -238,23 +236,33 @@ _LAST_SENTENCE = {
 def _examine_train(train: Any) -> None:
     from koemorph_tutorial.teaching import examination
 
-    if is_untouched(train, _loop_source(*_PLAIN)):
-        raise NotAttemptedError
-    examined = examination.examine(train, certificate=True)
-    calls = [event["what"] for event in examined.seen]
-    if examined.passed and "made" not in calls:
-        examined = replace(examined, problem="")  # there is nobody to certify it, and it is as right as any other
+    raise_for_stub(train, _loop(*_PLAIN))
+    examined, calls = _examined(train, examination.ORDEALS)
     if examined.problem:
         raise WrongAnswerError(_failure(examined, calls))
     if not examined.passed:
-        raise WrongAnswerError(_cause(examined))
-    if int(examined.state["average.n_averaged"]) != examination.TOTAL:
-        raise WrongAnswerError("idle average")
+        raise WrongAnswerError(_cause(examined, calls))
+    wrong_if(examined.state.get("average.n_averaged") != examination.TOTAL, "idle average")
     if "made" in calls:
         _check_end_of_epoch(examined)
-        if "best_model.pth" not in examined.files:
-            raise WrongAnswerError("no best" if examined.metrics else "no save")
+        wrong_if("best_model.pth" not in examined.files, "no best" if examined.metrics else "no save")
+    wrong_if(calls.count("part") < examination.EPOCHS * examination.PARTS, "no validation")
+    if "made" in calls:  # else there is nobody to certify it, and it is as right as any other
+        examined = examination.certified(examined, train)
+        wrong_if(examined.problem, examined.problem)
+        says = f"The ordeals are survived, the certificate is not given: {examined.certificate}"
+        wrong_if(not examined.passed, says)
     examination.graduate(examined)
+
+
+def _examined(train: Any, ordeals: Sequence[Ordeal]) -> tuple[Examination, list[str]]:
+    """Examine a loop until something is wrong; return what came of it, and what it did undisturbed, in order."""
+    from koemorph_tutorial.teaching import examination
+
+    for examined in examination.rounds(train, ordeals=ordeals):
+        if examined.problem or examined.survived < len(examined.outcomes):
+            break
+    return examined, [event["what"] for event in examined.seen]
 
 
 def _failure(examined: Examination, calls: list[str]) -> str:
@@ -277,16 +285,14 @@ def _check_end_of_epoch(examined: Examination) -> None:
     from koemorph_tutorial.teaching.examination import EPOCHS
 
     rates = [event["rates"] for event in examined.seen if event["what"] == "save"]
-    if rates and rates[-1] != EPOCHS:
-        raise WrongAnswerError("early save" if rates[-1] == EPOCHS - 1 else "no schedule")
+    wrong_if(rates and rates[-1] != EPOCHS, "early save" if rates[-1:] == [EPOCHS - 1] else "no schedule")
 
 
-def _cause(examined: Examination) -> str:
+def _cause(examined: Examination, calls: list[str]) -> str:
     """Return the misconception behind an examination that was not passed, or what is to be seen of it."""
     from koemorph_tutorial.teaching.examination import BATCHES
 
     made = [event for event in examined.seen if event["what"] == "made"]
-    calls = [event["what"] for event in examined.seen]
     if not made:
         return "by hand" if examined.files else "nothing saved"
     if not made[-1]["here"]:
@@ -295,7 +301,7 @@ def _cause(examined: Examination) -> str:
     for part in ("model", "optimizer", "scheduler", "average", "loader"):  # as in _NAMED_FIRST
         if part not in given:
             return part
-    worst = next(outcome for outcome in examined.outcomes if not outcome.survived)
+    worst = _worst(examined)
     warned = worst.ordeal.name == "SIGTERM" and not worst.error  # and the kill is survived
     if "epochs" not in calls:
         return "own range" if warned and worst.is_equal else "own count"
@@ -310,17 +316,19 @@ def _cause(examined: Examination) -> str:
     others = [outcome for outcome in examined.outcomes if outcome is not worst]
     if warned and not worst.is_equal and worst.again == 0 and all(outcome.survived for outcome in others):
         return "late average"
-    return _told(examined, worst)
+    return _told(worst)
+
+
+def _worst(examined: Examination) -> Outcome:
+    return next(outcome for outcome in examined.outcomes if not outcome.survived)
 
 
 def _first(examined: Examination, what: str) -> Mapping[str, Any]:
     return next((event for event in examined.seen if event["what"] == what), {"rates": None})
 
 
-def _told(examined: Examination, worst: Outcome) -> str:
-    """Say what came of an ordeal, or why there is no certificate."""
-    if examined.certificate is not None:
-        return f"The ordeals are survived, the certificate is not given: {examined.certificate}"
+def _told(worst: Outcome) -> str:
+    """Say what came of an ordeal."""
     said = _LAST_SENTENCE.get(worst.ordeal.name)
     where = f"{worst.ordeal.name} ({said})" if said else worst.ordeal.name
     if worst.error:
@@ -332,9 +340,7 @@ def _told(examined: Examination, worst: Outcome) -> str:
     return f"{where}: the network is the same, but it cost {worst.cost}, and {worst.ordeal.may_cost} need not be more"
 
 
-def _loop_source(*lines: str) -> str:
-    body = "\n    ".join(lines)
-    return f'''\
+_loop = form('''\
 from koemorph_tutorial import CheckpointManager, ResumableLoader
 from koemorph_tutorial.teaching import examination
 
@@ -342,8 +348,8 @@ from koemorph_tutorial.teaching import examination
 def train(folder):
     """Train a network and its average; where this was stopped in `folder`, go on."""
     run = examination.Run(average=True)
-    {body}
-'''
+    {lines}
+''')
 
 
 _PLAIN = (
@@ -354,43 +360,27 @@ _PLAIN = (
     "    run.scheduler.step()",
     "    loss = run.validate(run.average)",
 )
-_ALL = {name: "loader" if name == "loader" else f"run.{name}" for name in _PARTS}
-
-
-def _managed(
-    *,
-    without: str = "",
-    directory: str = "folder",
-    settings: str = "save_freq=1",
-    batches: str = "loader",
-    each_batch: tuple[str, ...] = ("run.step(batch)", "run.average.update_parameters(run.model)", "checkpoints.step()"),
-    epochs: str = "checkpoints.epochs(examination.EPOCHS)",
-    before: tuple[str, ...] = (),
-    end: tuple[str, ...] = (
-        "run.scheduler.step()",
-        "loss = run.validate(run.average)",
-        'checkpoints.save({"loss": loss})',
-    ),
-) -> str:
-    """Return the loop as it should be, but for what is asked for."""
-    given = ", ".join(f'"{name}": {value}' for name, value in _ALL.items() if name not in ("loader", without))
-    objects = [f"objects = {{{given}}}"]
-    if without != "loader":
-        objects.append('objects["loader"] = loader')
-    return _loop_source(
-        "loader = ResumableLoader(run.loader)",
-        *objects,
-        f"with CheckpointManager({directory}, objects, {settings}) as checkpoints:",
-        *(f"    {line}" for line in before),
-        f"    for epoch in {epochs}:",
-        f"        for batch in {batches}:",
-        *(f"            {line}" for line in each_batch),
-        *(f"        {line}" for line in end),
-    )
-
-
-def _says_without(part: str, what: str) -> Misconception:
-    return Misconception(says=what, example=_managed(without=part))
+_LOOP = _loop(
+    "loader = ResumableLoader(run.loader)",
+    'objects = {"model": run.model, "average": run.average, "optimizer": run.optimizer, "scheduler": run.scheduler}',
+    'objects["loader"] = loader',
+    "with CheckpointManager(folder, objects, save_freq=1) as checkpoints:",
+    "    for epoch in checkpoints.epochs(examination.EPOCHS):",
+    "        for batch in loader:",
+    "            run.step(batch)",
+    "            run.average.update_parameters(run.model)",
+    "            checkpoints.step()",
+    "        run.scheduler.step()",
+    "        loss = run.validate(run.average)",
+    '        checkpoints.save({"loss": loss})',
+)
+_EPOCHS = "for epoch in checkpoints.epochs(examination.EPOCHS):"
+_TRAIN = "                run.step(batch)\n"
+_AVERAGE = "                run.average.update_parameters(run.model)\n"
+_STEP = "                checkpoints.step()\n"
+_SCHEDULE = "            run.scheduler.step()\n"
+_SAVE = '            checkpoints.save({"loss": loss})\n'
+_but = partial(changed, _LOOP)  # the loop as it should be, but for what is asked for
 
 
 LOOP = Exercise(
@@ -403,140 +393,133 @@ LOOP = Exercise(
             says="After each ordeal it began with epoch 0: it has saved nothing in `folder`. Give a "
             "`CheckpointManager` the folder and the parts, let its `epochs` drive the loop, and call its `step` and "
             "`save`.",
-            example=_loop_source(*_PLAIN, "return run"),
+            example=_loop(*_PLAIN, "return run"),
         ),
         "by hand": Misconception(
             says="It saves by hand, and did not get through all four: a SIGTERM may cost no batch, and no wrong bit "
             "may be trained on. `CheckpointManager` listens to the one and looks for the other.",
-            example=_loop_source(*_PLAIN, '    torch.save(run.model.state_dict(), f"{folder}/last_model.pth")').replace(
-                "from koemorph_tutorial import", "import torch\n\nfrom koemorph_tutorial import"
+            example=changed(
+                _loop(*_PLAIN, '    torch.save(run.model.state_dict(), f"{folder}/last_model.pth")'),
+                ("from koemorph_tutorial import", "import torch\n\nfrom koemorph_tutorial import"),
             ),
         ),
         "elsewhere": Misconception(
             says="It saves in a folder of its own choice. Whoever starts it again says where: in `folder`.",
-            example=_managed(directory='"checkpoints"'),
+            example=_but(("(folder,", '("checkpoints",')),
         ),
-        "model": _says_without(
-            "model", "It came back with the weights of a new network: `run.model` is not among the objects."
+        "model": Misconception(
+            says="It came back with the weights of a new network: `run.model` is not among the objects.",
+            example=_but(('"model": run.model, ', "")),
         ),
-        "average": _says_without(
-            "average",
-            "The network is the same to the last bit, and its average is not: after each ordeal it began anew. This "
-            "loop has a part more than that of the Repair, `run.average`, and it belongs among the objects.",
+        "average": Misconception(
+            says="The network is the same to the last bit, and its average is not: after each ordeal it began anew. "
+            "This loop has a part more than that of the Repair, `run.average`, and it belongs among the objects.",
+            example=_but(('"average": run.average, ', "")),
         ),
-        "optimizer": _says_without(
-            "optimizer",
-            "It ended with another network: `run.optimizer` is not among the objects, so AdamW came back without its "
-            "memory.",
+        "optimizer": Misconception(
+            says="It ended with another network: `run.optimizer` is not among the objects, so AdamW came back without "
+            "its memory.",
+            example=_but(('"optimizer": run.optimizer, ', "")),
         ),
-        "scheduler": _says_without(
-            "scheduler",
-            "It ended with another network: `run.scheduler` is not among the objects, so the learning rate began its "
-            "way anew, in the middle of the run.",
+        "scheduler": Misconception(
+            says="It ended with another network: `run.scheduler` is not among the objects, so the learning rate began "
+            "its way anew, in the middle of the run.",
+            example=_but((', "scheduler": run.scheduler', "")),
         ),
-        "loader": _says_without(
-            "loader",
-            "Nothing is different, but SIGTERM cost batches: without the `ResumableLoader` among the objects nobody "
-            "knows which batches are done, so the manager waits with its save for the end of the epoch. The kill did "
-            "not wait.",
+        "loader": Misconception(
+            says="Nothing is different, but SIGTERM cost batches: without the `ResumableLoader` among the objects "
+            "nobody knows which batches are done, so the manager waits with its save for the end of the epoch. The "
+            "kill did not wait.",
+            example=_but(('    objects["loader"] = loader\n', "")),
         ),
         "other loader": Misconception(
             says="It reads from `run.loader`, or from a second `ResumableLoader`. The manager counts by the one among "
             "the objects, from which nothing was read: `for batch in loader:`, that one.",
-            example=_managed(batches="run.loader"),
+            example=_but(("for batch in loader", "for batch in run.loader")),
         ),
         "own count": Misconception(
             says="It was brought back, and then began with epoch 0: `range` does not know where the run is. "
             "`checkpoints.epochs(examination.EPOCHS)` does.",
-            example=_managed(
-                epochs="range(examination.EPOCHS)",
-                before=("checkpoints.resume()",),
-                end=(
-                    "run.scheduler.step()",
-                    'checkpoints.save({"loss": run.validate(run.average)}, epoch=epoch)',
-                ),
+            example=_but(
+                (_EPOCHS, "checkpoints.resume()\n        for epoch in range(examination.EPOCHS):"),
+                ('{"loss": loss}', '{"loss": loss}, epoch=epoch'),
             ),
         ),
         "own range": Misconception(
             says="It goes on in the right epoch, and SIGTERM cost batches: only where `checkpoints.epochs` drives the "
             "loop does the manager listen to the warning, and save inside an epoch.",
-            example=_managed(
-                epochs="range(checkpoints.position.epoch, examination.EPOCHS)", before=("checkpoints.resume()",)
+            example=_but(
+                (
+                    _EPOCHS,
+                    "checkpoints.resume()\n        for epoch in range(checkpoints.position.epoch, examination.EPOCHS):",
+                )
             ),
         ),
         "no step": Misconception(
             says="Nothing is different, but SIGTERM cost batches: the warning was heard, and only a call of "
             "`checkpoints.step()` after each batch can act on it before the epoch ends. The kill came first.",
-            example=_managed(each_batch=("run.step(batch)", "run.average.update_parameters(run.model)")),
+            example=_but((_STEP, "")),
         ),
         "early step": Misconception(
             says="After SIGTERM it ended with another network: `checkpoints.step()` comes before the batch is trained. "
             "So the file says that this batch is done, and it never was. First train, then count.",
-            example=_managed(
-                each_batch=("checkpoints.step()", "run.step(batch)", "run.average.update_parameters(run.model)")
-            ),
+            example=_but((_STEP, ""), (_TRAIN, _STEP + _TRAIN)),
         ),
         "late average": Misconception(
             says="Only SIGTERM, which saves inside an epoch, ended with other numbers. Something of a batch happens "
             "after `checkpoints.step()`, or is kept in a variable: the file says that this batch is done, and its "
             "`update_parameters` was still to come. `step` is the last line of a batch.",
-            example=_managed(
-                each_batch=("run.step(batch)", "checkpoints.step()", "run.average.update_parameters(run.model)")
-            ),
+            example=_but((_AVERAGE + _STEP, _STEP + _AVERAGE)),
         ),
         "save each batch": Misconception(
             says="`checkpoints.save` ends an epoch, and here it is called while batches are left. Inside an epoch "
             "`checkpoints.step()` is enough: it saves when there is a reason. `save` comes once, behind the batches.",
-            example=_managed(
-                each_batch=(
-                    "run.step(batch)",
-                    "run.average.update_parameters(run.model)",
-                    "checkpoints.step()",
-                    "checkpoints.save({})",
-                )
-            ),
+            example=_but((_STEP, f"{_STEP}                checkpoints.save({{}})\n")),
         ),
         "bare loss": Misconception(
             says='`save` was given a bare number. It wants the metrics by their names: `save({"loss": loss})`.',
-            example=_managed(end=("run.scheduler.step()", "checkpoints.save(run.validate(run.average))")),
+            example=_but(('{"loss": loss}', "loss")),
         ),
         "idle average": Misconception(
             says="All four survived, by another training: `run.average.update_parameters(run.model)` no longer comes "
             "after each batch, so its average is that of other networks, or of none.",
-            example=_managed(each_batch=("run.step(batch)", "checkpoints.step()")),
+            example=_but((_AVERAGE, "")),
         ),
         "no schedule": Misconception(
             says="It comes back, as another training: `run.scheduler.step()` no longer comes once in an epoch, so the "
             "learning rate goes another way.",
-            example=_managed(end=('checkpoints.save({"loss": run.validate(run.average)})',)),
+            example=_but((_SCHEDULE, "")),
         ),
         "early save": Misconception(
             says="It ended with another network: `checkpoints.save` comes before `run.scheduler.step()`. So the file "
             "holds the learning rate of the epoch that is over, and the next one is trained with it. Save last.",
-            example=_managed(
-                end=('checkpoints.save({"loss": run.validate(run.average)})', "run.scheduler.step()"),
-            ),
+            example=_but((_SCHEDULE, ""), (_SAVE, _SAVE + _SCHEDULE)),
         ),
         "seldom": Misconception(
             says="Nothing is different, but it cost more batches than it need: not every epoch was saved. "
             "`save_freq=1` saves each of these short ones (lesson 05 knows what that costs).",
-            example=_managed(settings="save_freq=100", end=("run.scheduler.step()", "checkpoints.save({})")),
+            example=_but(("save_freq=1", "save_freq=100"), ('{"loss": loss}', "{}")),
         ),
         "no save": Misconception(
             says="All four survived: `epochs` saves each epoch also where nobody calls `save`. But no loss was handed "
             'over, so there is no `best_model.pth`: `checkpoints.save({"loss": loss})`, at the end of each epoch.',
-            example=_managed(end=("run.scheduler.step()", "loss = run.validate(run.average)")),
+            example=_but((_SAVE, "")),
+        ),
+        "no validation": Misconception(
+            says="All four survived, by a loop that does less: `run.validate(run.average)` no longer comes once in an "
+            "epoch. So nobody knows how good the network is, and which is the best.",
+            example=_but(("run.validate(run.average)", "1.0")),
         ),
         "no best": Misconception(
             says="All four survived, and no `best_model.pth`: the manager watches the metric `loss`, and was given "
             "none of that name. (A misspelt name raises no error: lesson 05.)",
-            example=_managed(end=("run.scheduler.step()", 'checkpoints.save({"val_loss": run.validate(run.average)})')),
+            example=_but(('"loss": loss', '"val_loss": loss')),
         ),
     },
     hint="Seven lines are new: the `ResumableLoader`, the objects (10.3), the `with`, `epochs` in place of `range`, "
     "`loader` in place of `run.loader`, `step` after each batch, `save` at the very end of an epoch. All four ordeals "
     "ask for `save_freq=1`.",
-    solution=_managed(),
+    solution=_LOOP,
     why="Killed, warned, out of room, and with a wrong bit in its newest file, your loop ended each time with the "
     "network of the run that nobody disturbed, and its average, to the last bit. One with a manager is certified as "
     "well: the diploma says it. Run the next cells.",
@@ -548,51 +531,44 @@ LOOP = Exercise(
 
 def _examine_watching(train: Any) -> None:
     from koemorph_tutorial.teaching import examination
-    from koemorph_tutorial.teaching.proctor import PARTS
 
-    if is_untouched(train, _watching_source()):
-        raise NotAttemptedError
-    warned = (examination.ORDEALS[1], examination.WATCHING)
-    examined = examination.examine(train, ordeals=warned)
-    if examined.problem:
-        raise WrongAnswerError(examined.problem)
-    if "train_loss" not in examined.metrics:
-        raise WrongAnswerError("no train_loss")
-    calls = [event["what"] for event in examined.seen]
-    parts, expected = calls.count("part"), examination.EPOCHS * PARTS
-    if parts != expected:
-        raise WrongAnswerError(f"it validates {parts} parts, expected {expected} (counted by `run.loss`)")
+    raise_for_stub(train, _watching(*_LOCAL, (_POLLED + _SCHEDULE, _SCHEDULE + _AT_ONCE)))
+    examined, calls = _examined(train, (examination.ORDEALS[1], examination.WATCHING))
+    wrong_if(examined.problem, examined.problem)
+    parts, expected = calls.count("part"), examination.EPOCHS * examination.PARTS
+    wrong_if("train_loss" not in examined.metrics, "no train_loss")
+    wrong_if(parts != expected, f"it validates {parts} parts, expected {expected} (counted by `run.loss`)")
+    _check_train_loss(examined)
     if examined.passed:
         _check_end_of_epoch(examined)
         return
-    inside, watching = examined.outcomes
-    if inside.is_equal and not inside.same_metrics:
-        raise WrongAnswerError("half mean")
-    if inside.survived and watching.is_equal and watching.again > 0:
-        raise WrongAnswerError("late poll" if "poll" in calls else "no poll")
-    if inside.survived and watching.is_equal:
+    worst = _worst(examined)
+    if worst.ordeal != examination.WATCHING:
+        wrong_if(worst.is_equal and not worst.same_metrics, "half mean")
+    elif worst.is_equal:
+        wrong_if(worst.again > 0, "late poll" if "poll" in calls else "no poll")
         raise WrongAnswerError("early take" if "poll" in calls else "half validation")
-    if inside.survived and not watching.error and (_first(examined, "poll")["rates"] or 0) > 0:
-        raise WrongAnswerError("early schedule")
-    raise WrongAnswerError(_told(examined, inside if not inside.survived else watching))
+    else:
+        wrong_if(not worst.error and (_first(examined, "poll")["rates"] or 0) > 0, "early schedule")
+    raise WrongAnswerError(_told(worst))
 
 
-_LOCAL = ("losses = []", "losses.append(run.step(batch))", "mean(losses)", "")
-_KEPT = ("", "train_loss.add(run.step(batch), count=1)", "train_loss.take()", ', "train_loss": train_loss')
-_AT_ONCE = ("parts = [run.loss(part) for part in run.parts]",)
-_POLLED = ("parts = []", "for part in run.parts:", "    parts.append(run.loss(part))", "    checkpoints.poll()")
-_SCHEDULE = "run.scheduler.step()"
+def _check_train_loss(examined: Examination) -> None:
+    """See that `train_loss` in the last file is the mean of the last epoch's batches.
+
+    Raises:
+        WrongAnswerError: it is the mean of all batches, or something else.
+    """
+    from koemorph_tutorial.teaching.examination import BATCHES
+
+    losses = [event["loss"] for event in examined.seen if event["what"] == "batch"]
+    found, right = examined.metrics["train_loss"], mean(losses[-BATCHES:])
+    wrong_if(isclose(found, mean(losses), rel_tol=1e-6), "never taken")
+    says = f"in the last epoch it reports {found:.6f} as `train_loss`; the mean of its {BATCHES} batches is {right:.6f}"
+    wrong_if(not isclose(found, right, rel_tol=1e-6), says)
 
 
-def _watching_source(
-    kept: tuple[str, str, str, str] = _LOCAL, validation: tuple[str, ...] = (_SCHEDULE, *_AT_ONCE), save: str = ""
-) -> str:
-    begin, add, take, part = kept
-    mean = "    train_loss = RunningMean()\n" if part else ""
-    first = f"            {begin}\n" if begin else ""
-    end = "\n            ".join(validation)
-    save = save or f'checkpoints.save({{"loss": mean(parts), "train_loss": {take}}})'
-    return f'''\
+_WATCHING = '''\
 from statistics import mean
 
 from koemorph_tutorial import CheckpointManager, ResumableLoader
@@ -604,16 +580,37 @@ def train_and_watch(folder):
     """Report the mean loss of each epoch's batches, and validate in four parts."""
     run = examination.Run()
     loader = ResumableLoader(run.loader)
-    objects = {{"model": run.model, "optimizer": run.optimizer}}
-{mean}    objects |= {{"scheduler": run.scheduler, "loader": loader{part}}}
+    objects = {"model": run.model, "optimizer": run.optimizer}
+    train_loss = RunningMean()
+    objects |= {"scheduler": run.scheduler, "loader": loader, "train_loss": train_loss}
     with CheckpointManager(folder, objects, save_freq=1) as checkpoints:
         for epoch in checkpoints.epochs(examination.EPOCHS):
-{first}            for batch in loader:
-                {add}
+            for batch in loader:
+                train_loss.add(run.step(batch), count=1)
                 checkpoints.step()
-            {end}
-            {save}
+            parts = []
+            for part in run.parts:
+                parts.append(run.loss(part))
+                checkpoints.poll()
+            run.scheduler.step()
+            checkpoints.save({"loss": mean(parts), "train_loss": train_loss.take()})
 '''
+_LOCAL = (
+    ("    train_loss = RunningMean()\n", ""),
+    (', "train_loss": train_loss}', "}"),
+    ("            for batch in loader:", "            losses = []\n            for batch in loader:"),
+    ("train_loss.add(run.step(batch), count=1)", "losses.append(run.step(batch))"),
+    ("train_loss.take()", "mean(losses)"),
+)
+_POLLED = """\
+            parts = []
+            for part in run.parts:
+                parts.append(run.loss(part))
+                checkpoints.poll()
+"""
+_AT_ONCE = "            parts = [run.loss(part) for part in run.parts]\n"
+_REPORT = '            checkpoints.save({"loss": mean(parts), "train_loss": train_loss.take()})\n'
+_watching = partial(changed, _WATCHING)
 
 
 WATCHED = Exercise(
@@ -626,70 +623,61 @@ WATCHED = Exercise(
             says="Warned inside an epoch it lost no batch, and saved another `train_loss`: after the resume it is that "
             "of the rest of the epoch. What a loop keeps in a variable, or begins anew in each epoch, is forgotten. A "
             "`RunningMean` (`add(value, count=1)`, `take()`) has a state: put one among the objects, and keep it.",
-            example=_watching_source(_LOCAL, (*_POLLED, _SCHEDULE)),
+            example=_watching(*_LOCAL),
         ),
         "no poll": Misconception(
             says="Warned in the validation it was killed, and the whole epoch was trained again: `step` is only called "
             "between batches, and here there are none. `checkpoints.poll()` after each part acts on the warning.",
-            example=_watching_source(_KEPT),
+            example=_watching((_POLLED, _AT_ONCE)),
         ),
         "late poll": Misconception(
             says="Warned in the second of four parts it was killed before it came to `checkpoints.poll()`, and the "
             "whole epoch was trained again. Call it after each part, not after all of them.",
-            example=_watching_source(_KEPT, (*_AT_ONCE, "checkpoints.poll()", _SCHEDULE)),
+            example=_watching((_POLLED, f"{_AT_ONCE}            checkpoints.poll()\n")),
         ),
         "early schedule": Misconception(
             says="Warned in the validation it ended with another network. What comes back goes through the end of the "
             "epoch once more, `run.scheduler.step()` included, and that had been done before the save. Step it after "
             "the validation.",
-            example=_watching_source(_KEPT, (_SCHEDULE, *_POLLED)),
+            example=_watching((_POLLED + _SCHEDULE, _SCHEDULE + _POLLED)),
         ),
         "early take": Misconception(
             says="Warned in the validation it came back with another number: what comes back goes through the end of "
             "the epoch once more, with no batch left, and `train_loss` had been taken before the save. Take it after "
             "the validation.",
-            example=_watching_source(
-                _KEPT,
-                ("train = train_loss.take()", *_POLLED, _SCHEDULE),
-                'checkpoints.save({"loss": mean(parts), "train_loss": train})',
+            example=_watching(
+                (_POLLED, f"            train = train_loss.take()\n{_POLLED}"),
+                ('"train_loss": train_loss.take()', '"train_loss": train'),
             ),
         ),
         "early save": Misconception(
             says="Both warnings cost nothing. A kill would: `checkpoints.save` comes before `run.scheduler.step()`, so "
             "the file holds the learning rate of the epoch that is over. Save last.",
-            example=_watching_source(
-                _KEPT, _POLLED, 'checkpoints.save({"loss": mean(parts), "train_loss": train_loss.take()})'
-            )
-            + f"            {_SCHEDULE}\n",
+            example=_watching((_SCHEDULE, ""), (_REPORT, _REPORT + _SCHEDULE)),
         ),
         "no schedule": Misconception(
             says="It comes back, as another training: `run.scheduler.step()` no longer comes once in an epoch.",
-            example=_watching_source(_KEPT, _POLLED),
+            example=_watching((_SCHEDULE, "")),
         ),
         "half validation": Misconception(
             says="It left the validation when it was warned, and saved the mean of half of it as the loss of the "
             "epoch. Half a validation may be the best one ever. Leave by `checkpoints.poll()`: it saves that only the "
             "validation is left.",
-            example=_watching_source(
-                _KEPT,
-                (
-                    "parts = []",
-                    "for part in run.parts:",
-                    "    parts.append(run.loss(part))",
-                    "    if checkpoints.stop_requested:",
-                    "        break",
-                    _SCHEDULE,
-                ),
-            ),
+            example=_watching(("checkpoints.poll()", "if checkpoints.stop_requested:\n                    break")),
+        ),
+        "never taken": Misconception(
+            says="Its `train_loss` is the mean of all batches since the run began, and that of each epoch is asked "
+            "for. `take()`, once at the end of an epoch, returns the mean and starts over.",
+            example=_watching(("train_loss.take()", "train_loss.total / train_loss.count")),
         ),
         "no train_loss": Misconception(
             says="It no longer reports `train_loss`. That would be a way out, but not for whoever wants to know it.",
-            example=_watching_source(_KEPT, (*_POLLED, _SCHEDULE), 'checkpoints.save({"loss": mean(parts)})'),
+            example=_watching((', "train_loss": train_loss.take()', "")),
         ),
     },
     hint="Three things: `train_loss = RunningMean()` among the objects; `checkpoints.poll()` after each part; "
     "`run.scheduler.step()` behind the validation.",
-    solution=_watching_source(_KEPT, (*_POLLED, _SCHEDULE)),
+    solution=_WATCHING,
     why="Warned inside an epoch, and in the middle of a validation, it trained no batch again, and reported the same "
     "losses as the run that nobody disturbed.",
 )

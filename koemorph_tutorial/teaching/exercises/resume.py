@@ -16,8 +16,14 @@ from typing import Any
 
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import expect_something, first_line, raise_for_stub, through_a_file
-from koemorph_tutorial.text import printable
+from koemorph_tutorial.teaching.trial import (
+    expect_something,
+    first_line,
+    raise_for_stub,
+    shown,
+    through_a_file,
+    wrong_if,
+)
 
 # ------------------------------------------------------------------------------------------------ 03.1 and 03.2
 
@@ -100,11 +106,11 @@ def _asked(next_batch: Any, epoch: int, done: int, length: int) -> tuple[int, in
     if hasattr(place, "epoch") and hasattr(place, "batch"):
         place = (place.epoch, place.batch)
     if not isinstance(place, (tuple, list)) or len(place) != 2:
-        raise WrongAnswerError(f"expected two numbers, the epoch and the batch, found {printable(repr(place), 60)}")
+        raise WrongAnswerError(f"expected two numbers, the epoch and the batch, found {shown(place)}")
     try:
         return operator.index(place[0]), operator.index(place[1])
     except TypeError:
-        says = f"expected whole numbers, found {printable(repr(place), 60)}"
+        says = f"expected whole numbers, found {shown(place)}"
     if all(isinstance(number, (int, float)) and float(number).is_integer() for number in place):
         says += ", with a float, which `range` refuses. Of whole numbers `//` makes a whole one, `/` a float"
     raise WrongAnswerError(says)
@@ -122,8 +128,7 @@ def _compare_batches(epoch: int, done: int, length: int, place: tuple[int, int])
         raise WrongAnswerError(f"{where}: {_named(twice, 'trained twice')}")
     if never:
         raise WrongAnswerError(f"{where}: {_named(never, 'never trained')}")
-    if place[1] >= length:
-        raise WrongAnswerError(f"{where}, which is no batch: an epoch has the batches 0 to {length - 1}")
+    wrong_if(place[1] >= length, f"{where}, which is no batch: an epoch has the batches 0 to {length - 1}")
 
 
 def _named(batches: list[tuple[int, int]], become: str) -> str:
@@ -237,18 +242,15 @@ def _brought_back(kind: Any, seed: int, normals: int) -> _Return:
     numbers = _state_of_numpy()[1]
     state = kind().state_dict()
     expect_something(state, "state_dict")
-    if not isinstance(state, dict):
-        raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
-    if _draw() != expected:
-        raise WrongAnswerError("moves")
+    wrong_if(not isinstance(state, dict), "`state_dict` returns a dict, like that of a model or an optimizer")
+    wrong_if(_draw() != expected, "moves")
     try:
         saved = through_a_file(state)
     except WrongAnswerError as error:
         if "numpy" in str(error):
             raise WrongAnswerError("array") from error
         raise
-    if any(isinstance(leaf, (bytes, bytearray)) for leaf in _leaves(saved)):
-        raise WrongAnswerError("pickled")
+    wrong_if(any(isinstance(leaf, (bytes, bytearray)) for leaf in _leaves(saved)), "pickled")
     _seed(seed + 1000, 4)
     kind().state_dict()  # what is kept elsewhere than in the state would be of this moment
     before = _state_of_numpy()
@@ -285,16 +287,11 @@ def _examine_random_numbers(kind: Any) -> None:
     runs = (plain, later)
     wrong = [name for name in plain.expected if any(run.expected[name] != run.found[name] for run in runs)]
     if wrong == ["numpy"]:
-        if all(run.is_left for run in runs):
-            raise WrongAnswerError("unused" if all(run.is_kept for run in runs) else "elsewhere")
-        if all(run.is_near for run in runs):
-            raise WrongAnswerError("place")
-        if plain.found["numpy"] == later.found["numpy"]:
-            raise WrongAnswerError("seed")
-    if wrong:
-        raise WrongAnswerError(f"the random numbers of {' and '.join(wrong)} do not come back as they were")
-    if cached.expected != cached.found:
-        raise WrongAnswerError("cached")
+        wrong_if(all(run.is_left for run in runs), "unused" if all(run.is_kept for run in runs) else "elsewhere")
+        wrong_if(all(run.is_near for run in runs), "place")
+        wrong_if(plain.found["numpy"] == later.found["numpy"], "seed")
+    wrong_if(wrong, f"the random numbers of {' and '.join(wrong)} do not come back as they were")
+    wrong_if(cached.expected != cached.found, "cached")
 
 
 def _random_numbers(save: str, load: tuple[str, ...], head: tuple[str, ...] = (), imports: str = "numpy as np") -> str:
@@ -489,18 +486,14 @@ def _examine_batches(kind: Any) -> None:
         raise WrongAnswerError(f"killed at the end of an epoch it {how}; what you began with goes on with the next")
     killed = [(done, *_elsewhere(partial(_killed_after, kind, None, done))) for done in (1, 2, 3)]
     rests = [_elsewhere(partial(_goes_on, kind, state, 3)) for _, _, state in killed]
-    if all(rest[0] == straight[0][done - 1 :] for (done, *_), rest in zip(killed, rests, strict=True)):
-        raise WrongAnswerError("late")
+    wrong_if(all(rest[0] == straight[0][done - 1 :] for (done, *_), rest in zip(killed, rests, strict=True)), "late")
     for (done, read, state), rest in zip(killed, rests, strict=True):
         _judge(straight, read, rest[0])
-        if rest[1] == straight[1][done:]:
-            raise WrongAnswerError("count kept")
-        if rest[1:] != straight[1:]:
-            raise WrongAnswerError("later")
+        wrong_if(rest[1] == straight[1][done:], "count kept")
+        wrong_if(rest[1:] != straight[1:], "later")
         if done == 1:
             _, state = _elsewhere(partial(_killed_after, kind, state, 1))
-            if _elsewhere(partial(_goes_on, kind, state, 1)) != [straight[0][2:]]:
-                raise WrongAnswerError("second")
+            wrong_if(_elsewhere(partial(_goes_on, kind, state, 1)) != [straight[0][2:]], "second")
 
     # In epoch 1, since what a fresh loader has of itself may be right for epoch 0.
     _, state = _elsewhere(partial(_killed_after, kind, None, 2, epochs=1))
@@ -514,24 +507,19 @@ def _examine_batches(kind: Any) -> None:
         same = _elsewhere(partial(_goes_on, kind, again, 2)) == [straight[1][2:], straight[2]]
     except WrongAnswerError:  # it kept what cannot be gone on from, None say
         same = False
-    if not same:
-        raise WrongAnswerError("at once")
+    wrong_if(not same, "at once")
 
 
 def _judge(straight: Epochs, read: list[list[int]], rest: list[list[int]]) -> None:
     """Say what is wrong with the rest of an epoch of which `read` was trained before the kill."""
     if rest == straight[0][len(read) :]:
         return
-    if rest == straight[0]:
-        raise WrongAnswerError("begins again")
+    wrong_if(rest == straight[0], "begins again")
     seen = Counter(chain.from_iterable(read + rest))
     twice, never = sum(times > 1 for times in seen.values()), _SAMPLES - len(seen)
-    if rest == straight[1][len(read) :]:
-        raise WrongAnswerError("other order")
-    if rest == straight[1]:
-        raise WrongAnswerError("next epoch")
-    if not rest:
-        raise WrongAnswerError("killed inside an epoch it goes on with no batch at all: the rest of the epoch is lost")
+    wrong_if(rest == straight[1][len(read) :], "other order")
+    wrong_if(rest == straight[1], "next epoch")
+    wrong_if(not rest, "killed inside an epoch it goes on with no batch at all: the rest of the epoch is lost")
     raise WrongAnswerError(
         f"killed after {len(read)} of 4 batches it goes on with others than the run that was not: in this epoch "
         f"{twice} of the {_SAMPLES} samples come twice, and {never} never"

@@ -11,7 +11,7 @@ from typing import Any
 from koemorph_tutorial.records import numbered_epoch, numbered_name
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import expect_kind, expect_something, is_nothing, raise_for_stub
+from koemorph_tutorial.teaching.trial import expect_kind, expect_something, is_nothing, raise_for_stub, shown, wrong_if
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 06.1 and 06.2
@@ -72,7 +72,7 @@ def _examine_stays(what_stays: Any) -> None:
     found = what_stays(given, 2)
     expect_something(found, "what_stays")
     if not isinstance(found, (set, frozenset, list, tuple)):
-        raise WrongAnswerError(f"expected a set of epochs, found {printable(repr(found), 60)}")
+        raise WrongAnswerError(f"expected a set of epochs, found {shown(found)}")
     kept = set(found)
     if not {12, 100} <= kept:
         raise WrongAnswerError(
@@ -80,19 +80,15 @@ def _examine_stays(what_stays: Any) -> None:
         )
     others = {0: "number", 5: "largest", 4: "place", 0.2: "value", (3, 0.2): "item", (0.2, 3): "item"}
     for extra, name in others.items():
-        if kept == {extra, 12, 100}:
-            raise WrongAnswerError(name)
-    if kept == {12, 100}:
-        raise WrongAnswerError("newest")
-    if None in kept:
-        raise WrongAnswerError("the best is None: is your line there?")
+        wrong_if(kept == {extra, 12, 100}, name)
+    wrong_if(kept == {12, 100}, "newest")
+    wrong_if(None in kept, "the best is None: is your line there?")
     if kept != {3, 12, 100}:
         raise WrongAnswerError(
             f"of the losses {losses} the smallest is that of epoch 3; beside 12 and 100 yours keeps "
             f"{printable(_listed(kept - {12, 100}), 60)}"
         )
-    if given != losses:
-        raise WrongAnswerError("right, and `losses` is no longer what it was: decide, and remove nothing")
+    wrong_if(given != losses, "right, and `losses` is no longer what it was: decide, and remove nothing")
     found = what_stays({0: 0.5, 1: 0.1, 2: 0.3}, 2)
     if is_nothing(found) or set(found) != {1, 2}:
         raise WrongAnswerError(
@@ -217,23 +213,20 @@ def _expect_plan(
         if raised:
             raise WrongAnswerError(raised) from error
         raise
-    if _there(folder) != before:
-        raise WrongAnswerError("deed" if is_nothing(found) else "removes")
+    wrong_if(_there(folder) != before, "deed" if is_nothing(found) else "removes")
     expect_kind(found, Mapping, "a dict", of="planned")
-    if any(isinstance(name, Path) or "/" in str(name) for name in found):
-        raise WrongAnswerError("paths")
+    wrong_if(any(isinstance(name, Path) or "/" in str(name) for name in found), "paths")
     expected = {numbered_name(epoch): sorted(right.get(epoch, ())) for epoch in before}
     if unknown := found.keys() - expected.keys():
         raise WrongAnswerError(f"it names {printable(repr(min(map(str, unknown))), 60)}, and there is no such file")
     missing = expected.keys() - found.keys()
-    if missing and not any(expected[name] for name in missing):
-        raise WrongAnswerError("kept only")
+    wrong_if(missing and not any(expected[name] for name in missing), "kept only")
     for name in sorted(expected):
         reasons = found.get(name)
         if isinstance(reasons, str) or reasons is None or isinstance(reasons, bool):
-            raise WrongAnswerError(f"of {name} it says {printable(repr(reasons), 60)}; expected a list of reasons")
+            raise WrongAnswerError(f"of {name} it says {shown(reasons)}; expected a list of reasons")
         if sorted(reasons) != expected[name]:
-            says = f"of {name} it says {printable(repr(reasons), 60)}; expected {expected[name]}"
+            says = f"of {name} it says {shown(reasons)}; expected {expected[name]}"
             raise WrongAnswerError(_diagnosis(otherwise, set(reasons), set(expected[name])) or says)
 
 
@@ -365,8 +358,7 @@ def _examine_clean_up(clean_up: Any) -> None:
     raise_for_stub(clean_up, _clean_up(*_NAIVE))
     losses = {3: 0.5, 8: 0.2, 999: 0.4, 1000: 0.3, 1001: 0.6}
     left = _left(clean_up, _save(Path("plain"), losses))
-    if left == {8, 999, 1001}:
-        raise WrongAnswerError("names")
+    wrong_if(left == {8, 999, 1001}, "names")
     _expect(left, {8, 1000, 1001}, "five files of one run, where epoch 8 is the best")
 
     losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.1, 6: 0.1}
@@ -375,30 +367,23 @@ def _examine_clean_up(clean_up: Any) -> None:
     for epoch in (5, 6):  # one of them is larger than any that is sound
         os.truncate(torn / numbered_name(epoch), (torn / numbered_name(epoch)).stat().st_size // 2)
     left = _left(clean_up, torn, raised="raises")
-    if not {4, 5, 6} <= left:
-        raise WrongAnswerError("torn")
-    if not {2, 3} <= left:
-        raise WrongAnswerError("counted")
-    if left == losses.keys():
-        raise WrongAnswerError("gives up")
+    wrong_if(not {4, 5, 6} <= left, "torn")
+    wrong_if(not {2, 3} <= left, "counted")
+    wrong_if(left == losses.keys(), "gives up")
     _expect(left, {1, 2, 3, 4, 5, 6}, "three torn files among seven, where epoch 1 is the best")
 
     losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.05, 5: 0.1, 6: 0.6, 7: 0.3}
     theirs = {4: "theirs", 5: "theirs", 7: "theirs"}
     left = _left(clean_up, _save(Path("two"), losses, of=theirs))
-    if not theirs.keys() <= left:
-        raise WrongAnswerError("theirs")
-    if not {3, 6} <= left:
-        raise WrongAnswerError("their newest")
-    if 1 not in left:
-        raise WrongAnswerError("their best")
+    wrong_if(not theirs.keys() <= left, "theirs")
+    wrong_if(not {3, 6} <= left, "their newest")
+    wrong_if(1 not in left, "their best")
     _expect(left, {1, 3, 4, 5, 6, 7}, "two runs in one folder, ours with the epochs 0, 1, 2, 3 and 6")
     if _left(clean_up, _save(Path("asked"), losses, of=theirs), run="theirs", keep_n=1) != losses.keys() - {5}:
         raise WrongAnswerError("fixed")
     alike = {4: "ours, too", 5: "our", 6: "not ours"}
     losses = {0: 0.5, 1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.6, 6: 0.7}
-    if _left(clean_up, _save(Path("alike"), losses, of=alike)) != losses.keys() - {0}:
-        raise WrongAnswerError("alike")
+    wrong_if(_left(clean_up, _save(Path("alike"), losses, of=alike)) != losses.keys() - {0}, "alike")
 
     nobody = _save(Path("nobody"), {4: 0.1, 5: 0.2}, of=theirs)
     _expect(_left(clean_up, nobody, raised="nothing"), {4, 5}, "a folder without a file of our run")
@@ -408,10 +393,8 @@ def _examine_clean_up(clean_up: Any) -> None:
         for epoch in losses:  # where `min` meets a NaN is chance, as in 06.4
             best = min(losses.keys() - {epoch}, key=lambda other: losses[other])
             left = _left(clean_up, _save(Path(f"{bad}{epoch}"), losses | {epoch: bad}))
-            if not {3, 4} <= left:
-                raise WrongAnswerError("dropped")
-            if left != {best, 3, 4}:
-                raise WrongAnswerError("finite")
+            wrong_if(not {3, 4} <= left, "dropped")
+            wrong_if(left != {best, 3, 4}, "finite")
     left = _left(clean_up, _save(Path("none"), dict.fromkeys(losses, math.nan)), raised="no best")
     _expect(left, {3, 4}, "five files whose losses are all NaN")
 
@@ -424,8 +407,7 @@ def _left(clean_up: Any, folder: Path, *, run: str = "ours", keep_n: int = 2, ra
         if raised:
             raise WrongAnswerError(raised) from error
         raise
-    if any(before.get(path) != path.read_bytes() for path in Path().rglob("*") if path.is_file()):
-        raise WrongAnswerError("moved")
+    wrong_if(any(before.get(path) != path.read_bytes() for path in Path().rglob("*") if path.is_file()), "moved")
     return _there(folder)
 
 

@@ -12,8 +12,15 @@ from koemorph_tutorial.records import CheckpointSettings
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
 from koemorph_tutorial.teaching.slow_disk import HELD, Gate, SlowDisk
-from koemorph_tutorial.teaching.trial import expect_something, first_line, is_nothing, raise_for_stub, same
-from koemorph_tutorial.text import printable
+from koemorph_tutorial.teaching.trial import (
+    expect_something,
+    first_line,
+    is_nothing,
+    raise_for_stub,
+    same,
+    shown,
+    wrong_if,
+)
 
 # ------------------------------------------------------------------------------------------------ 05.1 and 05.2
 
@@ -87,10 +94,9 @@ def _examine_again(trained_again: Any) -> None:
     for answer in said.values():
         expect_something(answer, "trained_again")
         if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
-            raise WrongAnswerError(f"expected a number of epochs, found {printable(repr(answer), 60)}")
+            raise WrongAnswerError(f"expected a number of epochs, found {shown(answer)}")
     for name, wrong in _TAKEN_FOR.items():
-        if all(answer == wrong(*kill) for kill, answer in said.items()):
-            raise WrongAnswerError(name)
+        wrong_if(all(answer == wrong(*kill) for kill, answer in said.items()), name)
     for (epoch, save_freq), answer in said.items():
         if answer != _again(epoch, save_freq):
             newest = epoch - _again(epoch, save_freq)
@@ -178,9 +184,7 @@ def _examine_setting(setting_for: Any) -> None:
 
 def _compare(setting_for: Any, interval: int, epoch: int) -> None:
     answer = _asked(setting_for, interval, epoch)
-    case = (
-        f"With an interval of {_time(interval)} and epochs of {_time(epoch)} it returns {printable(repr(answer), 60)}"
-    )
+    case = f"With an interval of {_time(interval)} and epochs of {_time(epoch)} it returns {shown(answer)}"
     try:
         settings = CheckpointSettings(**answer)
     except (TypeError, ValueError) as error:
@@ -199,14 +203,12 @@ def _compare(setting_for: Any, interval: int, epoch: int) -> None:
     if least * interval <= apart <= most * interval:
         return
     if epoch < interval:
-        if "save_freq" not in answer and _whole_epochs(setting_for) is not None:
-            raise WrongAnswerError("swapped")
+        wrong_if("save_freq" not in answer and _whole_epochs(setting_for) is not None, "swapped")
         if answer == {"every_minutes": interval / 60} and setting_for(7200, 240) == {"every_minutes": 120}:
             raise WrongAnswerError("always minutes")
         if settings.save_freq == round(interval / 60) and _asked(setting_for, 7200, 240).get("save_freq") == 120:
             raise WrongAnswerError("minutes")
-        if _whole_epochs(setting_for) == 4:
-            raise WrongAnswerError("upside down")
+        wrong_if(_whole_epochs(setting_for) == 4, "upside down")
     elif settings.every_minutes == interval:
         raise WrongAnswerError("seconds")
     elif apart == epoch and (interval, epoch) == (1800, 7200):
@@ -225,10 +227,9 @@ def _whole_epochs(setting_for: Any) -> Any:
 
 def _asked(setting_for: Any, interval: int, epoch: int) -> dict[str, Any]:
     answer = setting_for(interval, epoch)
-    if is_nothing(answer):
-        raise WrongAnswerError("`setting_for` returned None: is `return` missing on one way?")
+    wrong_if(is_nothing(answer), "`setting_for` returned None: is `return` missing on one way?")
     if not isinstance(answer, dict) or not all(name in _SETTINGS for name in answer):
-        found = printable(repr(answer), 60)
+        found = shown(answer)
         raise WrongAnswerError(f'expected {{"save_freq": …}} or {{"every_minutes": …}}, found {found}')
     return answer
 
@@ -349,16 +350,14 @@ def _stores_what_it_was_given(saver: Any) -> None:
     state = _state(3)
     with SlowDisk(held=True) as disk:
         saver.save(state, "given.pth")
-        if disk.in_front:
-            raise WrongAnswerError("in front")
+        wrong_if(disk.in_front, "in front")
         if not disk.reached.wait(5 * HELD):
             raise WrongAnswerError("`save` has returned, and nobody writes: does it start a thread that does?")
         _train_on(state)
         disk.opened.set()
         saver.wait()
     stored, wanted = _stored("given.pth"), _state(3)
-    if not same(stored, wanted):
-        raise WrongAnswerError("shallow" if same(stored["model"], wanted["model"]) else "live")
+    wrong_if(not same(stored, wanted), "shallow" if same(stored["model"], wanted["model"]) else "live")
 
 
 def _copies_in_time(new_saver: Any) -> None:
@@ -370,8 +369,7 @@ def _copies_in_time(new_saver: Any) -> None:
         _train_on(state)
         gate.open()
         saver.wait()
-    if not same(_stored("in_time.pth"), _state(3)):
-        raise WrongAnswerError("late")
+    wrong_if(not same(_stored("in_time.pth"), _state(3)), "late")
 
 
 def _keeps_the_order(saver: Any) -> None:
@@ -381,20 +379,16 @@ def _keeps_the_order(saver: Any) -> None:
         saver.save(_state(5), "order.pth")
         saver.wait()
         disk.settle()
-    if _stored("order.pth")["epoch"] != 5:
-        raise WrongAnswerError("overtaken" if disk.overlapping else "dropped")
+    wrong_if(_stored("order.pth")["epoch"] != 5, "overtaken" if disk.overlapping else "dropped")
 
 
 def _says_what_went_wrong(new_saver: Any) -> None:
     saver = new_saver()
     with SlowDisk(full=1):
         saver.save(_state(6), "full.pth")
-        if not _raises_in_time(saver.wait):
-            raise WrongAnswerError("silent")
-        if _raises(lambda: saver.save(_state(7), "full.pth")) or _raises(saver.wait):
-            raise WrongAnswerError("for ever")
-    if _stored("full.pth")["epoch"] != 7:
-        raise WrongAnswerError("after a save that failed, the next one is not stored")
+        wrong_if(not _raises_in_time(saver.wait), "silent")
+        wrong_if(_raises(lambda: saver.save(_state(7), "full.pth")) or _raises(saver.wait), "for ever")
+    wrong_if(_stored("full.pth")["epoch"] != 7, "after a save that failed, the next one is not stored")
     saver = new_saver()
     with SlowDisk(full=1) as disk:
         saver.save(_state(8), "next.pth")

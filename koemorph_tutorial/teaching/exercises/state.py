@@ -10,12 +10,12 @@ from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconc
 from koemorph_tutorial.teaching.trial import (
     first_line,
     is_nothing,
-    raise_for_nothing,
-    result_of,
+    raise_for_stub,
     same,
     small_run,
     through_a_file,
     train,
+    wrong_if,
 )
 from koemorph_tutorial.text import printable
 
@@ -72,22 +72,24 @@ PREDICTION = Choice(
 # ------------------------------------------------------------------------------------------------ 01.3
 
 
+def _result_of(function: Any, *arguments: Any) -> Any:
+    """Return what a reader's function returns, unless that is nothing."""
+    result, name = function(*arguments), getattr(function, "__name__", "it")
+    says = f"`{name}` returned None: is `return` missing, or does it return what `torch.save` gives?"
+    wrong_if(is_nothing(result), says)
+    return result
+
+
 def _examine_checkpoint(checkpoint_of: Any) -> None:
+    raise_for_stub(checkpoint_of, _checkpoint("None"))
     model, optimizer = small_run()
-    saved = result_of(checkpoint_of, model, optimizer)
+    saved = _result_of(checkpoint_of, model, optimizer)
     if not isinstance(saved, dict) or not {"model_state_dict", "optimizer_state_dict"} <= set(saved):
         raise WrongAnswerError("expected a dict with `model_state_dict` and `optimizer_state_dict`, as it was at first")
     state, weights = saved["optimizer_state_dict"], saved["model_state_dict"]
-    if is_nothing(state):
-        raise_for_nothing(
-            checkpoint_of,
-            "the value of `optimizer_state_dict` is None: put in the state of `optimizer`",
-            frozenset({"state_dict"}),
-        )
-    if not isinstance(weights, dict) or set(weights) != set(model.state_dict()):
-        raise WrongAnswerError(
-            "`model_state_dict` is not the state of `model`, the one that was handed to the function"
-        )
+    wrong_if(is_nothing(state), "the value of `optimizer_state_dict` is None: put in the state of `optimizer`")
+    says = "`model_state_dict` is not the state of `model`, the one that was handed to the function"
+    wrong_if(not isinstance(weights, dict) or set(weights) != set(model.state_dict()), says)
     wrong = _wrong_state(state, model, optimizer)
     if wrong:
         raise WrongAnswerError(wrong)
@@ -185,34 +187,32 @@ CHECKPOINT = Exercise(
 def _examine_photo(photo_of: Any) -> None:
     import torch
 
+    raise_for_stub(photo_of, _photo("None"))
     model, optimizer = small_run()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    photo = result_of(photo_of, model)
+    photo = _result_of(photo_of, model)
     live = {value.data_ptr() for value in model.state_dict().values()}
     if isinstance(photo, torch.nn.Module):
         raise WrongAnswerError(
             "itself" if live & {value.data_ptr() for value in photo.state_dict().values()} else "module"
         )
-    if callable(photo):
-        raise WrongAnswerError("this is a method, not what it returns: the brackets that call it are missing")
-    if isinstance(photo, dict) and any(callable(value) for value in photo.values()):
-        raise WrongAnswerError("the dict holds methods, not tensors: the brackets that call them are missing")
-    if isinstance(photo, dict) and any(type(value).__name__ == "ndarray" for value in photo.values()):
-        raise WrongAnswerError("arrays")
-    if not isinstance(photo, dict) or not all(isinstance(value, torch.Tensor) for value in photo.values()):
-        raise WrongAnswerError("expected the state as a dict from names to tensors, which `load_state_dict` takes")
+    wrong_if(callable(photo), "this is a method, not what it returns: the brackets that call it are missing")
+    says = "expected the state as a dict from names to tensors, which `load_state_dict` takes"
+    wrong_if(not isinstance(photo, dict), says)
+    methods = "the dict holds methods, not tensors: the brackets that call them are missing"
+    wrong_if(any(callable(value) for value in photo.values()), methods)
+    wrong_if(any(type(value).__name__ == "ndarray" for value in photo.values()), "arrays")
+    wrong_if(not all(isinstance(value, torch.Tensor) for value in photo.values()), says)
     unknown, missing = set(photo) - set(before), set(before) - set(photo)
     if unknown:
         raise WrongAnswerError(
             f"`{printable(min(map(str, unknown)), 60)}` is no name in this model: whose state is it?"
         )
-    if missing == {name for name, _ in model.named_buffers()}:
-        raise WrongAnswerError("parameters")
+    wrong_if(missing == {name for name, _ in model.named_buffers()}, "parameters")
     if missing:
         raise WrongAnswerError(f"`{min(missing)}` is missing in the photo")
     shared = [name for name, value in photo.items() if value.data_ptr() in live]
-    if len(shared) == len(photo):
-        raise WrongAnswerError("live" if hasattr(photo, "_metadata") else "shallow")
+    wrong_if(len(shared) == len(photo), "live" if hasattr(photo, "_metadata") else "shallow")
     if shared:
         raise WrongAnswerError(f"`{shared[0]}` in the photo is the model's own tensor, not a copy")
     train(model, optimizer)
@@ -279,31 +279,27 @@ PHOTO = Exercise(
 def _examine_loudness(loudness: Any) -> None:
     import torch
 
+    raise_for_stub(loudness, _loudness("pass", "pass"))
     batches = [torch.full((2,), value) for value in (0.1, 8.3, 2.7, 3.1, 4.9, 5.3, 6.1)]
     running, back = loudness(), loudness()
     for batch in batches[:4]:
         running.hear(batch)
     then = _attributes(running)
-    state = result_of(running.state_dict)
-    if not isinstance(state, dict):
-        raise WrongAnswerError("`state_dict` returns a dict, like that of a model or an optimizer")
-    if any(isinstance(value, loudness) for value in state.values()):
-        raise WrongAnswerError("object")
+    state = _result_of(running.state_dict)
+    wrong_if(not isinstance(state, dict), "`state_dict` returns a dict, like that of a model or an optimizer")
+    wrong_if(any(isinstance(value, loudness) for value in state.values()), "object")
     saved = through_a_file(state)
     goes_on = [running.hear(batch) for batch in batches[4:]]
-    if not same(through_a_file(state), saved):
-        raise WrongAnswerError("live")
+    wrong_if(not same(through_a_file(state), saved), "live")
     back.hear(batches[5])  # it may have a life of its own already
     untouched = _attributes(back)
     back.load_state_dict(copy.deepcopy(saved))
     filled = _attributes(back)
     if same([back.hear(batch) for batch in batches[4:]], goes_on) and back.batches == running.batches:
         return
-    if same(filled, untouched):
-        raise WrongAnswerError("unfilled")
+    wrong_if(same(filled, untouched), "unfilled")
     lost = [value for name, value in then.items() if not same(filled.get(name), value)]
-    if all(any(same(value, kept) for kept in saved.values()) for value in lost):
-        raise WrongAnswerError("unrestored")
+    wrong_if(all(any(same(value, kept) for kept in saved.values()) for value in lost), "unrestored")
     raise WrongAnswerError("part")
 
 

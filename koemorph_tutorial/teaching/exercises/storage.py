@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from koemorph_tutorial.records import numbered_name
 from koemorph_tutorial.teaching.cells import form
 from koemorph_tutorial.teaching.lessons import Choice, Exercise, Lesson, Misconception, Option, WrongAnswerError
-from koemorph_tutorial.teaching.trial import is_nothing, raise_for_stub
+from koemorph_tutorial.teaching.trial import is_nothing, raise_for_stub, type_of, wrong_if
 from koemorph_tutorial.text import printable
 
 if TYPE_CHECKING:
@@ -117,14 +117,10 @@ def _examine_metrics(save_metrics: Any) -> None:
         if error.errno == errno.EEXIST and error.filename2 == str(path):
             raise WrongAnswerError("taken") from error
         raise
-    if not path.exists():
-        raise WrongAnswerError("swapped" if _epoch_in(beside) == 0 else "afterwards there is no `metrics.json`")
-    if _epoch_in(path) == 0:
-        raise WrongAnswerError("afterwards `metrics.json` still holds the old metrics")
-    if _epoch_in(path) != 1:
-        raise WrongAnswerError("afterwards `metrics.json` does not hold the new metrics")
-    if any(new and new.name == path.name and Path.cwd() not in old.parents for old, new in changes):
-        raise WrongAnswerError("outside")
+    wrong_if(not path.exists(), "swapped" if _epoch_in(beside) == 0 else "afterwards there is no `metrics.json`")
+    wrong_if(_epoch_in(path) == 0, "afterwards `metrics.json` still holds the old metrics")
+    wrong_if(_epoch_in(path) != 1, "afterwards `metrics.json` does not hold the new metrics")
+    wrong_if(any(new and new.name == path.name and Path.cwd() not in old.parents for old, new in changes), "outside")
     removed = path.absolute() in [old for old, _ in changes]
     path.unlink()
     try:
@@ -146,10 +142,8 @@ def _examine_metrics(save_metrics: Any) -> None:
 
     campaign = _killed(train, recover)
     done, harmful = _done_to(campaign, path.name), _harmful(campaign)
-    if harmful and "unlink" in done:
-        raise WrongAnswerError("removed")
-    if harmful and "open" in done:
-        raise WrongAnswerError("in place")
+    wrong_if(harmful and "unlink" in done, "removed")
+    wrong_if(harmful and "open" in done, "in place")
     _raise_for(campaign)
     if not any(point.name == "fsync" and not Path(point.path).is_absolute() for point in campaign.points):
         raise WrongAnswerError("unsynced")
@@ -243,16 +237,11 @@ def _examine_name(also_named: Any) -> None:
     second.write_text("1", "utf-8")
     also_named(str(first), str(best))
     also_named(str(second), str(best))
-    if not os.path.lexists(best):
-        raise WrongAnswerError(f"afterwards there is no `{best}`")
-    if best.is_symlink():
-        raise WrongAnswerError("symlink")
-    if best.read_text("utf-8") == "0":
-        raise WrongAnswerError("kept")
-    if not second.exists():
-        raise WrongAnswerError("moved")
-    if not best.samefile(second):
-        raise WrongAnswerError("copy")
+    wrong_if(not os.path.lexists(best), f"afterwards there is no `{best}`")
+    wrong_if(best.is_symlink(), "symlink")
+    wrong_if(best.read_text("utf-8") == "0", "kept")
+    wrong_if(not second.exists(), "moved")
+    wrong_if(not best.samefile(second), "copy")
     ours = {first.name, second.name, best.name}
     left = sorted({file.name for file in Path().iterdir()} - ours)
     if left:
@@ -277,13 +266,10 @@ def _examine_name(also_named: Any) -> None:
             saved(str(epoch))
 
     campaign = _killed(train, recover)
-    if _harmful(campaign) and "unlink" in _done_to(campaign, best.name):
-        raise WrongAnswerError("removed")
-    if any("FileExistsError" in trial.detail for trial in campaign.not_ok):
-        raise WrongAnswerError("leftover")
+    wrong_if(_harmful(campaign) and "unlink" in _done_to(campaign, best.name), "removed")
+    wrong_if(any("FileExistsError" in trial.detail for trial in campaign.not_ok), "leftover")
     _raise_for(campaign)
-    if campaign.not_ok or {file.name for file in Path().iterdir()} - ours:
-        raise WrongAnswerError("litter")
+    wrong_if(campaign.not_ok or {file.name for file in Path().iterdir()} - ours, "litter")
 
 
 _name = form('''\
@@ -373,8 +359,7 @@ def _examine_newest(newest: Any) -> None:
     empty = Path("f")
     empty.mkdir()
     try:
-        if not is_nothing(newest(empty)):
-            raise WrongAnswerError("in an empty folder it found something; there it is to return None")
+        wrong_if(not is_nothing(newest(empty)), "in an empty folder it found something; there it is to return None")
     except (IndexError, ValueError, OSError) as error:
         raise WrongAnswerError("empty") from error
     ruined = _run("g", [1, 2], clock=[1, 2], torn=[1, 2])
@@ -423,13 +408,11 @@ def _expect(
         if otherwise == "torn" or (otherwise == "alike" and isinstance(error, ValueError)):
             raise WrongAnswerError(otherwise) from error
         raise
-    if is_nothing(found):
-        raise WrongAnswerError(f"`newest` returned None where {len(epochs)} checkpoints lie: is `return` missing?")
+    wrong_if(is_nothing(found), f"`newest` returned None where {len(epochs)} checkpoints lie: is `return` missing?")
     if not isinstance(found, Mapping) or "epoch" not in found:
-        kind = printable(type(found).__name__, 60)
+        kind = type_of(found)
         raise WrongAnswerError(f"expected the checkpoint as it was loaded, a dict, found: {kind}")
-    if found["epoch"] != right:
-        raise WrongAnswerError(otherwise)
+    wrong_if(found["epoch"] != right, otherwise)
 
 
 _newest = form('''\

@@ -22,7 +22,7 @@ from koemorph_tutorial.teaching.lessons import (
     Option,
     WrongAnswerError,
 )
-from koemorph_tutorial.teaching.trial import first_line, is_nothing, raise_for_stub
+from koemorph_tutorial.teaching.trial import first_line, is_nothing, names_in, raise_for_stub, shown, wrong_if
 from koemorph_tutorial.text import printable
 
 # ------------------------------------------------------------------------------------------------ 08.1 and 08.2
@@ -104,21 +104,15 @@ def _examine_whole(is_whole: Any) -> None:
         first, last = (_hit(good, record, 5, 6) for record in ("data/0", "data/1"))
         inside = [_asked(is_whole, path) for path in (good, first, last)]
     whole, *hit = inside
-    if all(answer is None for answer in inside):
-        raise WrongAnswerError("`is_whole` returned None: is `return` missing?")
+    wrong_if(all(answer is None for answer in inside), "`is_whole` returned None: is `return` missing?")
     if any(isinstance(answer, str) for answer in inside):
-        names = [answer for answer in hit if isinstance(answer, str) and "/data/" in answer]
-        raise WrongAnswerError("name" if names else "words")
-    if None in inside:
-        raise WrongAnswerError("`is_whole` returned None for one of the files: is `return` missing on one way?")
-    if not whole and all(hit):
-        raise WrongAnswerError("inverted")
-    if (not whole or all(hit)) and "testzip" in _names(is_whole) and not _calls_testzip(is_whole):
-        raise WrongAnswerError("brackets")
-    if not whole:
-        raise WrongAnswerError("no")
-    if any(hit):
-        raise WrongAnswerError("blind" if all(hit) else "one record")
+        named = any(isinstance(answer, str) and "/data/" in answer for answer in hit)
+        raise WrongAnswerError("name" if named else "words")
+    wrong_if(None in inside, "`is_whole` returned None for one of the files: is `return` missing on one way?")
+    wrong_if(not whole and all(hit), "inverted")
+    wrong_if((not whole or all(hit)) and "testzip" in names_in(is_whole) and not _calls_testzip(is_whole), "brackets")
+    wrong_if(not whole, "no")
+    wrong_if(any(hit), "blind" if all(hit) else "one record")
 
 
 def _asked(is_whole: Any, path: Path) -> bool | str | None:
@@ -133,14 +127,8 @@ def _asked(is_whole: Any, path: Path) -> bool | str | None:
         is_truth = bool(answer == 0) or bool(answer == 1)
     except Exception:  # an array has no truth
         is_truth = False
-    if not is_truth:
-        raise WrongAnswerError(f"expected True or False, found {printable(repr(answer), 60)}")
+    wrong_if(not is_truth, f"expected True or False, found {shown(answer)}")
     return bool(answer)
-
-
-def _names(function: Any) -> tuple[str, ...]:
-    """Return the names that a reader's function uses, beside its own variables."""
-    return tuple(getattr(getattr(function, "__code__", None), "co_names", ()))
 
 
 def _calls_testzip(is_whole: Any) -> bool:
@@ -260,7 +248,7 @@ def _examine_causes(causes: Any) -> None:
         if name not in PATIENTS:
             wrong.append(f"There is no file `{printable(name, 60)}`; there are {', '.join(PATIENTS)}")
         elif cause not in CAUSES:
-            found = printable(repr(answer), 60)
+            found = shown(answer)
             wrong.append(f"{name}: expected one of {', '.join(map(repr, CAUSES))}, found {found}")
         elif cause != PATIENTS[name]:
             wrong.append(_something_else(name, cause))
@@ -356,7 +344,7 @@ def _examine_verdict(verdict: Any) -> None:
     partial = _save(here / "lost.pth", model_state_dict=None)
     _expect(verdict, partial, "incomplete", {"sound": "keys"}, raised=lost)
     _expect(verdict, _save(here / "empty.pth", model_state_dict={}), "incomplete", {"sound": "empty"})
-    if "validate_checkpoint" in _names(verdict):
+    if "validate_checkpoint" in names_in(verdict):
         print(  # noqa: T201
             "`validate_checkpoint` gives the four verdicts, and it is the library's. The exercise is to build one: "
             "try it with `zipfile` and `torch.load`."
@@ -435,13 +423,11 @@ def _expect(
             if isinstance(error, kind):
                 raise WrongAnswerError(name) from error
         raise WrongAnswerError(f"of {what} it says nothing, it raises {first_line(error)}") from error
-    if is_nothing(found):
-        raise WrongAnswerError(f"of {what} it says None: is `return` missing on one way?")
+    wrong_if(is_nothing(found), f"of {what} it says None: is `return` missing on one way?")
     if not isinstance(found, str) or found not in _VERDICTS:
-        says = printable(repr(found), 60)
+        says = shown(found)
         raise WrongAnswerError(f"of {what} it says {says}; expected one of {', '.join(map(repr, _VERDICTS))}")
-    if found != right:
-        raise WrongAnswerError(otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}: {why}"))
+    wrong_if(found != right, otherwise.get(found, f"it calls {what} {found!r}; it is {right!r}: {why}"))
 
 
 _verdict = form('''\
