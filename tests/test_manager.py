@@ -476,7 +476,7 @@ def test_a_damaged_newest_file_is_passed_over(tmp_path: Path) -> None:
 def test_files_but_none_sound_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
     """Starting from zero over unreadable files is how runs are lost."""
     (tmp_path / "last_model.pth").write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(CheckpointNotFoundError, match="expected a sound checkpoint, found 1 files and none"):
+    with pytest.raises(CheckpointNotFoundError, match="expected a sound checkpoint, found 1 file and none"):
         manage(tmp_path, make_objects()).resume()
     with pytest.raises(CheckpointNotFoundError, match="move them away to start afresh"):
         manage(tmp_path, make_objects()).epochs(3)
