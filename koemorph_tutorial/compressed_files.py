@@ -34,11 +34,12 @@ from .records import (
     CheckpointWriteError,
     Codec,
     MismatchError,
+    PathLike,
     UnsupportedCheckpointError,
     kind_of,
     split_codec,
 )
-from .storage import PathLike, list_checkpoints, load_checkpoint, serialise
+from .storage import list_checkpoints, load_checkpoint, serialise
 from .text import size
 
 logger = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from .records import (
     DamagedCheckpointError,
     MismatchError,
     NewerFormatError,
+    PathLike,
     UnsupportedCheckpointError,
     kind_of,
     numbered_name,
@@ -30,7 +31,6 @@ from .records import (
 )
 from .resume import Found
 from .storage import (
-    PathLike,
     describe,
     describe_all,
     is_sound,

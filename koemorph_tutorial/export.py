@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from koemorph_tutorial.exporting.asking import as_cases, as_inputs
 from koemorph_tutorial.exporting.examination import examine_export
-from koemorph_tutorial.exporting.leaving import PathLike, at_rest, leave, needed, source_of
+from koemorph_tutorial.exporting.leaving import at_rest, leave, needed, source_of
 from koemorph_tutorial.exporting.onnx_file import other_weights, ports, runs_of, runtime_text, second_files
 from koemorph_tutorial.exporting.receipt import Format, Port, Receipt, versions_of
 from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
@@ -24,7 +24,12 @@ from koemorph_tutorial.exporting.to_onnx import export_onnx
 from koemorph_tutorial.exporting.to_safetensors import compare_weights, export_safetensors
 from koemorph_tutorial.exporting.to_torchscript import CALLS, export_torchscript, torchscript_runs
 from koemorph_tutorial.exporting.words import first_line
-from koemorph_tutorial.records import CheckpointNotFoundError, DamagedCheckpointError, UnsupportedCheckpointError
+from koemorph_tutorial.records import (
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    PathLike,
+    UnsupportedCheckpointError,
+)
 from koemorph_tutorial.text import listed
 
 __all__ = ["Receipt", "export_onnx", "export_safetensors", "export_torchscript", "verify_export"]

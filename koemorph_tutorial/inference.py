@@ -23,8 +23,8 @@ from .fitting import Fit, dtype_name, left_out, match_tensors, place_of, tensors
 from .header import Header, read_header
 from .naming import plain_name, plain_versions
 from .rebuild import kind_text
-from .records import MismatchError, UnsupportedCheckpointError
-from .storage import PathLike, describe_content
+from .records import MismatchError, PathLike, UnsupportedCheckpointError
+from .storage import describe_content
 from .stubs import find_tensors
 from .tensors import TensorReader
 from .text import count, listed, printable

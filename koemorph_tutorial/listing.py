@@ -25,6 +25,7 @@ from .records import (
     Codec,
     DamagedCheckpointError,
     NewerFormatError,
+    PathLike,
     Position,
     UnsupportedCheckpointError,
     kind_of,
@@ -32,8 +33,6 @@ from .records import (
     split_codec,
 )
 from .unpacked import identity_of
-
-PathLike = str | os.PathLike[str]
 
 KIND_ORDER = {"last": 3, "numbered": 2, "best": 1, "other": 0}  # of names that one save has
 

@@ -34,6 +34,7 @@ from .records import (
     CheckpointSettings,
     CheckpointWriteError,
     MismatchError,
+    PathLike,
     Position,
     RankError,
     SettingsOverrides,
@@ -47,7 +48,7 @@ from .rng import loaders_without_generator
 from .save_policy import Decision, decide
 from .signals import StopRequest
 from .state import Objects, build, check_objects, plain_config
-from .storage import PathLike, list_checkpoints
+from .storage import list_checkpoints
 from .tenancy import Tenancy
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from .loading import ResumableLoader
 from .naming import plain_name, unwrap
 from .provenance import world_size
 from .records import Position, RankError, RankLost, state_key
-from .rng import capture_rng, prepare_rng
+from .rng import kept_rng
 from .state import Objects, state_of
 
 logger = logging.getLogger(__name__)
@@ -291,17 +291,16 @@ def parts_of(objects: Objects) -> dict[str, Any]:
 
     Of a module these are its buffers: BatchNorm counts what its own rank has seen.
     """
-    random_states = capture_rng()
-    parts: dict[str, Any] = {"rng_state": random_states}
-    for name, item in objects.items():
-        if isinstance(item, torch.optim.Optimizer):
-            continue
-        state = state_of(item)
-        if isinstance(item, nn.Module):
-            trained = {plain_name(each) for each, _ in unwrap(item).named_parameters(remove_duplicate=False)}
-            state = {key: value for key, value in state.items() if key not in trained}
-        parts[state_key(name)] = state
-    prepare_rng(random_states)()  # a state_dict may draw random numbers
+    with kept_rng() as random_states:
+        parts: dict[str, Any] = {"rng_state": random_states}
+        for name, item in objects.items():
+            if isinstance(item, torch.optim.Optimizer):
+                continue
+            state = state_of(item)
+            if isinstance(item, nn.Module):
+                trained = {plain_name(each) for each, _ in unwrap(item).named_parameters(remove_duplicate=False)}
+                state = {key: value for key, value in state.items() if key not in trained}
+            parts[state_key(name)] = state
     return parts
 
 

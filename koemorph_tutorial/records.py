@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict
+
+PathLike = str | os.PathLike[str]
 
 FORMAT_VERSION = 1
 BEST_NAME = "best_model.pth"

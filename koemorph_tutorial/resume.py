@@ -21,13 +21,14 @@ from .records import (
     DamagedCheckpointError,
     MismatchError,
     NewerFormatError,
+    PathLike,
     Position,
     UnsupportedCheckpointError,
     is_for_inference,
     split_codec,
 )
 from .state import Objects, Restored, plain_config, restore
-from .storage import Listing, PathLike, describe, list_checkpoints, load_checkpoint
+from .storage import Listing, describe, list_checkpoints, load_checkpoint
 from .text import count, listed, printable
 from .weights import find_states
 

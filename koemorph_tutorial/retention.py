@@ -23,10 +23,11 @@ from .records import (
     CheckpointFile,
     CheckpointNotFoundError,
     CheckpointSettings,
+    PathLike,
     kind_of,
 )
 from .removal import carry_out, spare_newest_sound
-from .storage import KIND_ORDER, PathLike, describe, is_sound, list_checkpoints
+from .storage import KIND_ORDER, describe, is_sound, list_checkpoints
 from .survey import Survey, survey
 from .text import printable
 

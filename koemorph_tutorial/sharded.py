@@ -49,6 +49,7 @@ from .records import (
     DamagedCheckpointError,
     MismatchError,
     NewerFormatError,
+    PathLike,
     Position,
     RankError,
     RankLost,
@@ -61,7 +62,7 @@ from .records import (
 )
 from .shards import SHARED, Where, make_room, names_of, nested, open_rest, put_back, rank_name, split
 from .state import Objects, build, check_objects, restore
-from .storage import PathLike, load_checkpoint, save_checkpoint, serialise
+from .storage import load_checkpoint, save_checkpoint, serialise
 from .text import listed
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from .header import find_misplaced, header_of
 from .listing import (
     KIND_ORDER,
     Listing,
-    PathLike,
     check_kind,
     describe,
     describe_all,
@@ -39,6 +38,7 @@ from .records import (
     CheckpointError,
     CheckpointFile,
     DamagedCheckpointError,
+    PathLike,
     UnsupportedCheckpointError,
 )
 from .text import printable
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 __all__ = [
     "KIND_ORDER",
     "Listing",
-    "PathLike",
     "describe",
     "describe_all",
     "describe_content",

@@ -69,7 +69,7 @@ def wrapped(label: str, phrases: Sequence[str], columns: int) -> Iterator[str]:
     for number, phrase in enumerate(phrases):
         ended = phrase + "," * (number + 1 < len(phrases))
         for word in [ended] if width(ended) <= room else ended.split(" "):
-            for piece in _pieces(word, room):
+            for piece in pieces(word, room):
                 if width(line) + (not empty) + width(piece) > columns:
                     yield line
                     line, empty = " " * _LABEL, True
@@ -78,7 +78,8 @@ def wrapped(label: str, phrases: Sequence[str], columns: int) -> Iterator[str]:
         yield line
 
 
-def _pieces(word: str, room: int) -> Iterator[str]:
+def pieces(word: str, room: int) -> Iterator[str]:
+    """Yield a word in parts that fit into so many columns each; none of them is empty but that of an empty word."""
     while True:
         count = max(_fitting(word, room), 1)
         yield word[:count]

@@ -26,14 +26,13 @@ from .records import (
     CheckpointError,
     CheckpointNotFoundError,
     DamagedCheckpointError,
+    PathLike,
     UnsupportedCheckpointError,
     split_codec,
 )
 from .stubs import find_tensors
 from .text import printable
 from .zip_records import find_damaged, has_checksums, read_records
-
-PathLike = str | os.PathLike[str]
 
 _ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".bin", ".safetensors", *SUFFIXES.values())
 _MOST = 20  # findings of one kind

@@ -15,8 +15,7 @@ import numpy as np
 from koemorph_tutorial.archive import open_file
 from koemorph_tutorial.durable import same_bytes
 from koemorph_tutorial.header import Header, read_header
-from koemorph_tutorial.records import MismatchError
-from koemorph_tutorial.storage import PathLike
+from koemorph_tutorial.records import MismatchError, PathLike
 from koemorph_tutorial.stubs import TensorStub
 from koemorph_tutorial.text import printable
 from koemorph_tutorial.unpacked import Unpacked

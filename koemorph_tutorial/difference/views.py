@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
-from koemorph_tutorial.text import count, cut, pad, printable, width, wrapped
+from koemorph_tutorial.text import count, cut, pad, pieces, printable, width, wrapped
 
 from .pairs import step_text
 from .phrases import arrow, duration, percent
@@ -42,20 +42,12 @@ def difference_lines(difference: Difference, columns: int) -> list[str]:
 def _sentence(sentence: str, columns: int) -> Iterator[str]:
     line = ""
     for word in printable(sentence, 4000).split(" "):
-        for piece in _pieces(word, columns):
+        for piece in pieces(word, columns):
             if line and width(line) + 1 + width(piece) > columns:
                 yield line
                 line = ""
             line = f"{line} {piece}" if line else piece
     yield line
-
-
-def _pieces(word: str, columns: int) -> Iterator[str]:
-    while width(word) > columns:
-        head = cut(word, columns, mark="")
-        yield head
-        word = word[len(head) :]
-    yield word
 
 
 def _section(section: str, rows: Sequence[Row], difference: Difference, columns: int) -> Iterator[str]:

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import importlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,16 @@ from koemorph_tutorial.exporting.shapes import Inputs, Place
 from koemorph_tutorial.exporting.words import first_line
 from koemorph_tutorial.inference import load_weights
 from koemorph_tutorial.naming import unwrap
-from koemorph_tutorial.records import CheckpointError, CheckpointFile, ExportError, MismatchError, MissingPackageError
+from koemorph_tutorial.records import (
+    CheckpointError,
+    CheckpointFile,
+    ExportError,
+    MismatchError,
+    MissingPackageError,
+    PathLike,
+)
 from koemorph_tutorial.storage import describe
 
-PathLike = str | os.PathLike[str]
 _NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from koemorph_tutorial.exporting.asking import arguments_of, as_cases, as_inputs, check_names
 from koemorph_tutorial.exporting.examination import examine_export, expect_same_answers
-from koemorph_tutorial.exporting.leaving import PathLike, leave, needed
+from koemorph_tutorial.exporting.leaving import leave, needed
 from koemorph_tutorial.exporting.onnx_file import (
     check,
     free_groups,
@@ -28,7 +28,7 @@ from koemorph_tutorial.exporting.placing import new_file, place
 from koemorph_tutorial.exporting.receipt import Receipt, versions_of
 from koemorph_tutorial.exporting.shapes import Inputs, Place, resized
 from koemorph_tutorial.exporting.words import explain, watching_frozen
-from koemorph_tutorial.records import ExportError
+from koemorph_tutorial.records import ExportError, PathLike
 
 if TYPE_CHECKING:
     import onnx

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from koemorph_tutorial.exporting.leaving import PathLike, at_rest, needed, same, source_of
+from koemorph_tutorial.exporting.leaving import at_rest, needed, same, source_of
 from koemorph_tutorial.exporting.placing import new_file, place
 from koemorph_tutorial.exporting.receipt import Case, Receipt, versions_of
 from koemorph_tutorial.exporting.words import first_line
-from koemorph_tutorial.records import ExportError
+from koemorph_tutorial.records import ExportError, PathLike
 from koemorph_tutorial.text import count, listed
 
 _ARE_WEIGHTS = "weights alone: the code of the model is not in it"

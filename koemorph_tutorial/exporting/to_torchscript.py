@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from koemorph_tutorial.exporting.asking import as_cases, as_inputs
 from koemorph_tutorial.exporting.examination import examine_export, expect_same_answers
-from koemorph_tutorial.exporting.leaving import PathLike, leave
+from koemorph_tutorial.exporting.leaving import leave
 from koemorph_tutorial.exporting.parity import Run, answer
 from koemorph_tutorial.exporting.placing import new_file, place
 from koemorph_tutorial.exporting.receipt import Port, Receipt, versions_of
 from koemorph_tutorial.exporting.shapes import Inputs, Place, grouped
 from koemorph_tutorial.exporting.words import explain, first_line
 from koemorph_tutorial.fitting import dtype_name
-from koemorph_tutorial.records import ExportError
+from koemorph_tutorial.records import ExportError, PathLike
 
 CALLS = 3  # its executor compiles anew in the second
 

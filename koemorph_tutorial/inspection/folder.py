@@ -13,9 +13,10 @@ from koemorph_tutorial.records import (
     CheckpointFile,
     CheckpointNotFoundError,
     Codec,
+    PathLike,
     Position,
 )
-from koemorph_tutorial.storage import PathLike, list_checkpoints
+from koemorph_tutorial.storage import list_checkpoints
 from koemorph_tutorial.text import count, json_text, printable
 
 _ENDINGS = (".pth", ".pt", ".ckpt", ".bin")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from koemorph_tutorial.header import Header, read_header
-from koemorph_tutorial.records import Codec, Position
-from koemorph_tutorial.storage import PathLike, describe_content
+from koemorph_tutorial.records import Codec, PathLike, Position
+from koemorph_tutorial.storage import describe_content
 from koemorph_tutorial.stubs import TensorStub
 from koemorph_tutorial.text import json_text, printable
 from koemorph_tutorial.unpickling import Attributes

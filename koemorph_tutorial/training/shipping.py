@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ from torch import Tensor
 
 from koemorph_tutorial.export import export_onnx, export_safetensors, export_torchscript, verify_export
 from koemorph_tutorial.exporting.receipt import SUFFIXES, Format, Receipt
-from koemorph_tutorial.records import split_codec
+from koemorph_tutorial.records import PathLike, split_codec
 from koemorph_tutorial.training.dataset import cut_windows, make_split
 from koemorph_tutorial.training.evaluation import Built, build_from
 from koemorph_tutorial.training.settings import DataConfig
 from koemorph_tutorial.training.voices import SAMPLE_RATE, make_voice
 
-PathLike = str | os.PathLike[str]
 FREE = {"audio": {0: "batch", 1: "samples"}}
 _SHAPES = ((5, 16_000), (1, 32_000))  # of voice, beside its windows: (batch, samples)
 
