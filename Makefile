@@ -24,7 +24,7 @@ lab: setup ## open JupyterLab on your own copies of the lessons
 	.venv/bin/koemorph lab
 
 test: setup ## run all tests, a module on one core, on up to four
-	.venv/bin/pytest -n auto --maxprocesses 4 --dist loadscope
+	.venv/bin/pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 proof: setup ## try what `make test` samples at every point (some 25 minutes; needs Linux for all of it)
 	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \

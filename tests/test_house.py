@@ -282,7 +282,7 @@ FAKES = {
     "sudo": 'test "$1" = -n && shift && echo sudo >>log && exec "$@"',
     "chromium": "",
 }
-SHORT = "make browser BROWSER_TESTS=tests/browser/test_ci.py"
+SHORT = "make browser BROWSER_TESTS=-n 2 tests/browser/test_ci.py"
 NOT_RUN = "CI: THE BROWSER TESTS DID NOT RUN: no chromium is here to run them with, and "
 
 
