@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from .text import listed
+from .text import count, listed
 
 # State of one number per parameter element, in torch's own optimizers: its shape must be the parameter's.
 _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum")
@@ -214,16 +214,16 @@ def unnamed_parameters(described: Mapping[str, list[list[dict[str, Any]]]]) -> l
 
     >>> loose = nn.Parameter(torch.zeros(1))
     >>> unnamed_parameters(describe_parameters({"optimizer": torch.optim.SGD([loose])}))
-    ['optimizer trains 1 parameters that no object holds, so they are in no file; hand over the module they belong to']
+    ['optimizer trains 1 parameter that no object holds, so it is in no file; hand over the module it belongs to']
     """
-    counts = {
+    loose = {
         name: sum(entry["name"] is None for group in groups for entry in group) for name, groups in described.items()
     }
     return [
-        f"{name} trains {count} parameters that no object holds, so they are in no file; hand over the module they "
-        "belong to"
-        for name, count in counts.items()
-        if count
+        f"{name} trains {count(number, 'parameter')} that no object holds, so {'it is' if number == 1 else 'they are'} "
+        f"in no file; hand over the module {'it belongs' if number == 1 else 'they belong'} to"
+        for name, number in loose.items()
+        if number
     ]
 
 

@@ -28,6 +28,7 @@ from .provenance import world_size
 from .records import Position, RankError, RankLost, state_key
 from .rng import kept_rng
 from .state import Objects, state_of
+from .text import count
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -191,8 +192,8 @@ class Ranks:
     def _check_size(self) -> None:
         if world_size() != self.size:
             raise RuntimeError(
-                f"CheckpointManager: it was made for {self.size} ranks, and {world_size()} are here now; make it after "
-                "init_process_group, and leave it before destroy_process_group"
+                f"CheckpointManager: it was made for {count(self.size, 'rank')}, and {world_size()} are here now; "
+                "make it after init_process_group, and leave it before destroy_process_group"
             )
 
     @contextmanager

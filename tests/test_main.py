@@ -360,6 +360,30 @@ def test_a_setting_that_cannot_be_used_gets_one_line(
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([], "last_model.pth: its config cannot be used: training.lr: expected a number above 0"),
+        (["training.epochs=3"], "last_model.pth: its config cannot be used: training.lr: "),
+        (["training.lr=0.1", "training.epoch=3"], "koemorph: training.epoch: there is no such setting"),
+    ],
+)
+def test_a_setting_in_the_file_that_cannot_be_used_is_blamed_on_the_file(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: str
+) -> None:
+    """And one that is typed, on who typed it."""
+    content = load_checkpoint(straight / "checkpoints/last_model.pth")
+    content["config"]["training"]["lr"] = -1.0
+    path = tmp_path / "run/checkpoints/last_model.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(content, path)
+    for resume in (["--resume", str(path)], ["--resume", "auto", "--run-dir", str(tmp_path / "run")]):
+        assert 2 == main(["train", *resume, *settings])
+        error = capsys.readouterr().err
+        assert 1 == error.count("\n"), error
+        assert words in error
+
+
 def test_a_used_folder_without_resume_is_refused_before_anything_is_written(
     straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

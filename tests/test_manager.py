@@ -714,7 +714,7 @@ def test_a_parameter_that_nobody_holds_is_said(tmp_path: Path, caplog: pytest.Lo
     """The optimizer trains it and no file will hold it."""
     manage(tmp_path, {**make_objects(), "alpha": torch.optim.Adam([nn.Parameter(torch.zeros(1))])})
     assert [
-        "alpha trains 1 parameters that no object holds, so they are in no file; hand over the module they belong to"
+        "alpha trains 1 parameter that no object holds, so it is in no file; hand over the module it belongs to"
     ] == (caplog.messages)
 
 

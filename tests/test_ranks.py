@@ -599,7 +599,7 @@ def test_the_groups_must_be_there_before_the_manager(tmp_path: Path) -> None:
     for kind, words in together(work, tmp_path):
         assert kind == "RuntimeError"
         assert words == (
-            "CheckpointManager: it was made for 1 ranks, and 2 are here now; make it after init_process_group, and "
+            "CheckpointManager: it was made for 1 rank, and 2 are here now; make it after init_process_group, and "
             "leave it before destroy_process_group"
         )
 

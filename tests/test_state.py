@@ -332,7 +332,7 @@ def test_a_parameter_that_nobody_holds_is_drift() -> None:
     loose = nn.Parameter(torch.zeros(1))
     items = {"model": nn.Linear(1, 1), "temperature": torch.optim.Adam([loose])}
     (said,) = restore(checkpoint_of(items), items).drift
-    assert said.startswith("temperature trains 1 parameters that no object holds, so they are in no file")
+    assert said.startswith("temperature trains 1 parameter that no object holds, so it is in no file")
 
 
 def test_extra_state_that_is_refused_leaves_everything_as_it_was() -> None:

@@ -7,11 +7,17 @@ import contextlib
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from koemorph_tutorial.commands.arguments import Commands, add_command, add_json
 from koemorph_tutorial.commands.outcome import DONE, INTERRUPTED, STOPPED, show, unusable
 from koemorph_tutorial.records import BEST_NAME, StopTraining
+
+if TYPE_CHECKING:
+    from koemorph_tutorial.training.runs import RunToResume
+    from koemorph_tutorial.training.settings import Config
 
 _TRAIN = """\
 Train, save when it is due, and say what was saved and why.
@@ -63,7 +69,7 @@ def _train(options: argparse.Namespace) -> int:
         else:
             run = find_run(options.resume, options.run_dir)
             run_dir = run.run_dir
-            config = load_config(options.settings, base=run.config)
+            config = _config_of(run, options.settings)
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         trainer = KoeMorphTrainer(config, run_dir)
@@ -96,6 +102,17 @@ def _train(options: argparse.Namespace) -> int:
         best = shlex.quote(str(run_dir / "checkpoints" / BEST_NAME))
         show([f"measure it: koemorph evaluate --checkpoint {best}"])
     return DONE
+
+
+def _config_of(run: RunToResume, settings: Sequence[str]) -> Config:
+    """Return the config of a run's file with `settings` on top; where these are not to blame, name the file."""
+    from koemorph_tutorial.training.config import ConfigError, load_config
+
+    try:
+        return load_config(settings, base=run.config)
+    except ConfigError as error:
+        load_config(settings)
+        raise ConfigError(f"{run.file}: its config cannot be used: {error}") from None
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -347,4 +347,6 @@ def _problem(straight: Mapping[str, Any]) -> str:
     if straight["error"]:
         return f"it fails though nothing happens to it: {printable(straight['error'], 300)}"
     trained = straight["batches"][1]
-    return f"it trains {trained} batches of its run, expected {TOTAL} (counted by `run.step`)"
+    return (
+        f"it trains {trained} batch{'' if trained == 1 else 'es'} of its run, expected {TOTAL} (counted by `run.step`)"
+    )

@@ -18,10 +18,11 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, kw_only=True)
 class RunToResume:
-    """A run's folder, what to resume in it ("auto" or a file), and the config that was stored with it."""
+    """A run's folder, what to resume in it ("auto" or a file), and the file that its config was stored in."""
 
     run_dir: Path
     source: Path | str
+    file: Path
     config: Mapping[str, Any]
 
 
@@ -64,8 +65,9 @@ def find_run(resume: str, run_dir: Path | None, outputs: Path = OUTPUTS) -> RunT
             raise CheckpointNotFoundError(
                 f"{folder}: expected a run with checkpoints, found none; begin it without --resume"
             )
-        stored = find(folder / CHECKPOINTS).checkpoint.get("config", {})
-        return RunToResume(run_dir=folder, source="auto", config=stored)
+        found = find(folder / CHECKPOINTS)
+        stored = found.checkpoint.get("config", {})
+        return RunToResume(run_dir=folder, source="auto", file=found.file.path, config=stored)
 
     path = Path(resume)
     if (path / CHECKPOINTS).is_dir():
@@ -81,6 +83,7 @@ def find_run(resume: str, run_dir: Path | None, outputs: Path = OUTPUTS) -> RunT
     return RunToResume(
         run_dir=run_dir or folder.parent,
         source="auto" if in_place and path.is_dir() else found.file.path,
+        file=found.file.path,
         config=found.checkpoint.get("config", {}),
     )
 
