@@ -5,6 +5,8 @@ import os
 import pytest
 
 os.environ.pop("KOEMORPH_PROJECT", None)  # of a terminal in `koemorph lab`: progress would go to the reader's own
+for name in ("PYTHONMALLOC", "GLIBC_TUNABLES"):  # of `make test`: for this process, which forks, not for what it starts
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True, scope="session")

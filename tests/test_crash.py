@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,7 @@ def found(campaign: Campaign) -> Counter[str]:
     return Counter(verdict for _, verdict in {(trial.point.number, trial.verdict) for trial in campaign.not_ok})
 
 
-def test_at_every_moment_of_one_save_the_run_comes_back() -> None:
-    campaign = crash_test(partial(train, epochs=1), recover)
-    assert campaign.not_ok == ()
-    assert {t.point.number for t in campaign.trials} == set(range(1, len(campaign.points) + 1))
-    assert {"kill", "torn", "enospc", "eio", "power", "power names"} == {t.mode for t in campaign.trials}
-    assert campaign.blind_spots == ()
-
-
-@pytest.mark.parametrize(("training", "sample"), [(train, 4), (train_in_background, 6), (train_and_go_back, 8)])
+@pytest.mark.parametrize(("training", "sample"), [(train, 8), (train_in_background, 4), (train_and_go_back, 4)])
 def test_at_a_sample_of_all_moments_the_run_comes_back(training: object, sample: int) -> None:
     """The same points each time, from all along it; all of them are tried by `make proof`."""
     campaign = crash_test(training, recover, max_points=sample)  # type: ignore[arg-type]
@@ -42,26 +33,28 @@ def test_at_a_sample_of_all_moments_the_run_comes_back(training: object, sample:
     tried = sorted({trial.point.number for trial in campaign.trials})
     assert sample == len(tried)
     assert tried[0] < len(campaign.points) / 2 < tried[-1]
+    assert set(MODES) == {trial.mode.split()[0] for trial in campaign.trials}
+    assert campaign.blind_spots == ()
     assert {"open", "write", "fsync", "rename", "link", "unlink"} <= {point.name for point in campaign.points}
 
 
 def test_a_sound_saver_of_a_few_lines_passes_too() -> None:
     """So zero is no privilege of ours, and the kit does not cry wolf."""
-    saver = SmallSaver(epochs=3)
+    saver = SmallSaver(epochs=2)
     campaign = crash_test(saver.train, saver.recover)
     assert campaign.not_ok == ()
-    assert len(campaign.trials) > 80
+    assert len(campaign.trials) > 50
 
 
 def test_a_missing_fsync_is_found_by_the_power_cut_and_by_nothing_else() -> None:
-    saver = SmallSaver(epochs=3, sync=False)
+    saver = SmallSaver(epochs=2, sync=False)
     campaign = crash_test(saver.train, saver.recover)
     assert {"power", "power names"} == {t.mode for t in campaign.not_ok}
     assert found(campaign)["LOST"] > 1
 
 
 def test_a_removal_before_the_new_file_is_found() -> None:
-    saver = SmallSaver(epochs=3, remove_first=True)
+    saver = SmallSaver(epochs=2, remove_first=True)
     campaign = crash_test(saver.train, saver.recover, modes=["kill", "torn", "enospc"])
     assert found(campaign)["LOST"] > 1
     assert {"kill", "torn", "enospc"} == {t.mode for t in campaign.not_ok}
@@ -132,7 +125,7 @@ def test_each_verdict_has_a_saver_that_earns_it(verdict: str, flaw: str) -> None
             raise RuntimeError("another process is at work here")
         return newest(directory)
 
-    campaign = crash_test(train, recover, modes=["kill", "torn", "eio"])
+    campaign = crash_test(train, recover, modes=["kill"])
     assert verdict in found(campaign), str(campaign)
 
 
