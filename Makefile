@@ -32,7 +32,7 @@ test: setup ## run all tests, a module on one core, on up to four
 proof: setup ## try what `make test` samples at every point (some 25 minutes; needs Linux for all of it)
 	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \
 	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[peers]'
-	.venv/bin/pytest tests/proof -s
+	$(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --dist loadscope -rP tests/proof
 
 lint: setup ## check style, format, types, and which room imports which
 	.venv/bin/ruff check

@@ -217,20 +217,6 @@ def test_a_counter_in_a_variable_is_found_out_and_the_ordeal_is_named(capsys: py
     assert said.startswith("10.4: not yet\nkill -9 (no warning came): it ended with another network, and trained ")
 
 
-def test_what_only_the_certificate_sees_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """All four are survived; a part of the loop's own comes back as another one."""
-    source = loop(
-        ('objects["loader"] = loader', 'objects |= {"loader": loader, "clock": Clock()}'),
-        (
-            "def train(folder):",
-            "class Clock:\n"
-            "    def state_dict(self): import time; return {'now': time.time()}\n"
-            "    def load_state_dict(self, state): pass\n\n\ndef train(folder):",
-        ),
-    )
-    refused("10.4", source, "The ordeals are survived, the certificate is not given: ", capsys)
-
-
 def test_after_an_ordeal_that_is_not_survived_no_other_comes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

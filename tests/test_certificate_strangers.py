@@ -17,7 +17,7 @@ import torch
 
 from koemorph_tutorial.records import Position
 from koemorph_tutorial.rng import capture_rng, restore_rng
-from koemorph_tutorial.testing import Certificate, Recorder, certify, certify_script
+from koemorph_tutorial.testing import Certificate, Recorder, certify
 from tests.comparing import difference
 
 STRANGERS = Path(__file__).parent / "strangers"
@@ -137,15 +137,10 @@ def certify_forked(script: Path, *arguments: str, stops: list[Position]) -> Cert
 def test_a_strangers_script_is_certified(name: str, workers: int, batch: int, components: set[str]) -> None:
     """Killed at the end of an epoch, and inside one with its average of the loss half done.
 
-    The one in processes of its own, the other in forked ones; `make proof` starts processes for both, and for every
-    stop, count of workers and count of threads.
+    In forked processes; `make proof` starts new ones, for every stop, count of workers and count of threads.
     """
-    script, arguments = STRANGERS / f"{name}_resumable.py", ["--workers", str(workers)]
     stops = [Position(epoch=1), Position(epoch=1, batch=batch)]
-    if workers:
-        certificate = certify_script([sys.executable, str(script), *arguments], stops=stops)
-    else:
-        certificate = certify_forked(script, *arguments, stops=stops)
+    certificate = certify_forked(STRANGERS / f"{name}_resumable.py", "--workers", str(workers), stops=stops)
     assert certificate.certified, "\n".join(certificate.lines())
     assert [True, True] == [trial.killed for trial in certificate.trials]
     assert [(1, 0), (1, batch)] == [

@@ -171,8 +171,9 @@ STRANGERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", list(STRANGERS)[::2])
 def test_a_strangers_model_leaves_with_a_receipt(name: str, tmp_path: Path) -> None:
+    """Every second; `make proof` exports them all."""
     torch.manual_seed(0)
     make, shapes = STRANGERS[name]
     network, inputs = make(), tuple(torch.randn(shape) for shape in shapes)

@@ -482,11 +482,11 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
 
 
 def test_the_example_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
-    """Killed inside an epoch, in processes of their own, with two threads and two workers.
+    """Killed inside an epoch, in processes of their own, with two threads.
 
     `make proof` kills it at the ends of epochs as well, and with one thread and with two, without workers and with two.
     """
-    settings = [*SMALL, "training.epochs=2", "training.threads=2", "training.workers=2"]
+    settings = [*SMALL, "training.epochs=2", "training.threads=2"]
     assert 0 == main(["certify", "--json", "--stop", "1,2", *settings])
     receipt = json.loads(capsys.readouterr().out)
     assert receipt["certified"]

@@ -6,7 +6,7 @@ import pytest
 
 from koemorph_tutorial.teaching import examination
 from tests import test_answers_manager as manager
-from tests.test_answers import EXAMINED, EXERCISES, answered, said_to
+from tests.test_answers import EXAMINED, EXERCISES, answered, refused, said_to
 
 Reads = pytest.CaptureFixture[str]
 
@@ -46,6 +46,20 @@ def test_other_right_loops_pass_and_are_the_graduate(
 @pytest.mark.parametrize(("changes", "words"), manager.OTHERS)
 def test_what_is_said_of_every_loop_is_true(changes: manager.Changes, words: str, capsys: Reads) -> None:
     manager.test_what_is_said_of_other_loops_is_true(changes, words, capsys)
+
+
+def test_what_only_the_certificate_sees_is_told(capsys: Reads) -> None:
+    """All four are survived; a part of the loop's own comes back as another one."""
+    source = manager.loop(
+        ('objects["loader"] = loader', 'objects |= {"loader": loader, "clock": Clock()}'),
+        (
+            "def train(folder):",
+            "class Clock:\n"
+            "    def state_dict(self): import time; return {'now': time.time()}\n"
+            "    def load_state_dict(self, state): pass\n\n\ndef train(folder):",
+        ),
+    )
+    refused("10.4", source, "The ordeals are survived, the certificate is not given: ", capsys)
 
 
 @pytest.mark.parametrize(("old", "new", "words"), manager.VALIDATIONS)

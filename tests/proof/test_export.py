@@ -10,12 +10,14 @@ import venv
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from koemorph_tutorial import export_onnx
 from koemorph_tutorial.training.model import SimplifiedKoeMorphModel
 from koemorph_tutorial.training.settings import DataConfig
 from koemorph_tutorial.training.shipping import FREE, voices
+from tests import test_export as exports
 
 ROOT = Path(__file__).parent.parent.parent
 _ASKS = """
@@ -53,6 +55,11 @@ def test_the_file_answers_where_there_is_no_torch(tmp_path: Path) -> None:
         furthest = max(furthest, float(np.abs(np.load(tmp_path / f"answer{number}.npy") - expected).max()))
     print(f"without torch: {len(sounds)} shapes, {furthest:.1e} at most from PyTorch, Python {sys.version.split()[0]}")
     assert furthest <= 1e-5
+
+
+@pytest.mark.parametrize("name", exports.STRANGERS)
+def test_every_strangers_model_leaves_with_a_receipt(name: str, tmp_path: Path) -> None:
+    exports.test_a_strangers_model_leaves_with_a_receipt(name, tmp_path)
 
 
 _WRITES = '''
