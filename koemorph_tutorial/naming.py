@@ -192,7 +192,8 @@ def match_optimizer(
                 group["param_names"] = [group["param_names"][i] for i in order]
     if permuted and isinstance(optimizer, torch.optim.LBFGS):
         problems.append("LBFGS keeps one history for all parameters: hand them over in the order in which it was saved")
-    filled = {**saved, "param_groups": groups}
+    # A dict of its own: ZeroRedundancyOptimizer clears in it what is another rank's.
+    filled = {**saved, "state": dict(saved.get("state", {})), "param_groups": groups}
     ours = type(optimizer).__module__.startswith("torch.optim")  # another's load_state_dict may refuse
     return Match(fill=lambda: _fill(optimizer, filled), permuted=permuted, problems=problems, sure=ours)
 
@@ -202,7 +203,7 @@ def _fill(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     # torch casts what is stored per parameter to the parameter's dtype, single numbers (NAdam's mu_product) as well.
     for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
         for key, parameter in zip(saved["params"], live["params"], strict=True):
-            for name, value in state["state"].get(key, {}).items():
+            for name, value in (state["state"].get(key) or {}).items():
                 now = optimizer.state.get(parameter, {}).get(name)
                 single = isinstance(value, torch.Tensor) and value.ndim == 0 and name not in _ELEMENTWISE
                 if single and isinstance(now, torch.Tensor) and now.dtype != value.dtype:

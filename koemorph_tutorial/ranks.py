@@ -308,12 +308,17 @@ def parts_of(objects: Objects) -> dict[str, Any]:
 def gather_parts(ranks: Ranks, objects: Objects) -> list[dict[str, Any]]:
     """Return of each rank what differs from rank 0's; of that one nothing.
 
+    An optimizer that lies in parts on the ranks, ZeroRedundancyOptimizer for example, is put together on rank 0.
+
     Raises:
         Exception: on all, what the state of an object of one raised.
     """
     parts: dict[str, Any] = {}
 
     def digests_of() -> dict[str, str]:
+        for item in objects.values():
+            if isinstance(item, torch.optim.Optimizer) and hasattr(item, "consolidate_state_dict"):
+                item.consolidate_state_dict(0)
         parts.update(parts_of(objects))
         return {key: digest(part) for key, part in parts.items()}
 

@@ -223,15 +223,19 @@ def _load_into(item: Any, state: dict[str, Any]) -> None:
 
 
 def _fill_or_put_back(matches: Mapping[str, Match], objects: Objects) -> None:
-    before: list[tuple[Any, dict[str, Any]]] = []
-    for name, match in matches.items():
+    before: dict[str, dict[str, Any]] = {}
+    for name in matches:
+        with suppress(Exception):  # it has no state yet: a ZeroRedundancyOptimizer whose parts were never put together
+            before[name] = copying.deepcopy(_own_state(objects[name]))
+    begun: list[str] = []
+    for name in sorted(matches, key=lambda name: name not in before):  # which nobody can put back comes last
         try:
-            before.append((objects[name], copying.deepcopy(_own_state(objects[name]))))
-            match.fill()
+            begun.append(name)
+            matches[name].fill()
         except Exception as error:  # whatever an object of the caller's raises
-            for filled, state in reversed(before):
+            for filled in reversed(begun):
                 with suppress(Exception):  # the one that refused may refuse this as well
-                    _load_into(filled, state)
+                    _load_into(objects[filled], before[filled])
             raise MismatchError(f"{name}: refused its state: {type(error).__name__}: {error}") from error
 
 

@@ -116,6 +116,41 @@ def train(
     return held
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its import asks torch.jit
+def test_an_optimizer_in_parts_is_put_together_and_comes_back(tmp_path: Path) -> None:
+    """ZeroRedundancyOptimizer: each rank keeps the moments of a share of the parameters, and nobody has them all."""
+
+    def run(rank: int, directory: Path, kill_at: int = -1) -> list[str]:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        objects, loader = make(rank, 2)
+        model = objects["model"]
+        sharded: Any = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-2)
+        objects["optimizer"] = sharded
+        held = []
+        with CheckpointManager(directory, objects, save_freq=1) as checkpoints:
+            for _ in checkpoints.epochs(EPOCHS):
+                for x, y in loader:
+                    sharded.zero_grad()
+                    nn.functional.mse_loss(model(x), y).backward()
+                    sharded.step()
+                    checkpoints.step()
+                    if checkpoints.position.global_step == kill_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                checkpoints.save({"loss": 1.0})
+                moments = sorted(sharded.optim.state_dict()["state"].items())  # in whatever order they came
+                held.append(digest([parts_of(objects), model.state_dict(), moments]))
+        return held
+
+    straight = together(lambda rank: run(rank, tmp_path / "straight"), tmp_path)
+    assert [None, None] == together(lambda rank: run(rank, tmp_path / "run", 10), tmp_path)
+    resumed = together(lambda rank: run(rank, tmp_path / "run"), tmp_path)
+    assert [held[1:] for held in straight] == resumed
+    weights = load_checkpoint(tmp_path / "run" / "last_model.pth")["optimizer_state_dict"]["state"]
+    assert all("exp_avg" in each for each in weights.values())
+    assert len(weights) == 6
+
+
 def test_each_rank_goes_on_with_its_own(tmp_path: Path) -> None:
     """A stop of one inside an epoch saves all; resumed, each rank ends with the bits of the run that nobody stopped."""
     straight = together(lambda rank: train(rank, tmp_path / "straight"), tmp_path)
