@@ -128,6 +128,11 @@ def _build(objects: Objects, extra: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name}: FullyShardedDataParallel keeps its parameters in flat pieces; shard it by "
                 "torch.distributed.fsdp.fully_shard instead; nothing was saved"
             )
+        if isinstance(item, torch.optim.Optimizer) and hasattr(item, "consolidate_state_dict"):
+            raise UnsavableStateError(
+                f"{name}: {type(item).__name__} keeps its state in parts that only rank 0 can put together; save it by "
+                "a CheckpointManager, or use the optimizer that it is made of; nothing was saved"
+            )
     if not isinstance(extra, Mapping):
         raise TypeError(f"extra: expected a dict of plain values, found {type(extra).__name__}")
     epoch, step = (extra.get(key, 0) for key in ("epoch", "global_step"))

@@ -641,11 +641,14 @@ def test_ranks_that_do_not_agree_write_nothing(tmp_path: Path) -> None:
         linear = nn.Linear(2, 1)
         flat = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # to make one takes a GPU
         nn.Module.__init__(flat)
+        parts: Any = torch.optim.SGD(linear.parameters())
+        parts.consolidate_state_dict = print  # as ZeroRedundancyOptimizer, which takes seconds to import
         for attempt in (
             lambda: save_sharded(objects, tmp_path / "run" / f"at_{time.monotonic_ns()}"),
             lambda: save_sharded({"model": linear if rank else objects["model"]}, tmp_path / "run" / "x"),
             lambda: load_sharded(tmp_path, objects) if rank else save_sharded(objects, tmp_path / "run" / "x"),
             lambda: save_sharded({"model": flat}, tmp_path / "run" / "x"),
+            lambda: save_sharded({"model": linear, "optimizer": parts}, tmp_path / "run" / "x"),
             lambda: save_sharded({"own": Scaler(f=print if rank else 1)}, tmp_path / "run" / "x"),
         ):
             try:
@@ -656,8 +659,8 @@ def test_ranks_that_do_not_agree_write_nothing(tmp_path: Path) -> None:
 
     first, other = together(work, tmp_path)
     assert not first[1]
-    assert 5 == len(first[0]) == len(other[0])
-    assert first[0][:4] == other[0][:4]
+    assert 6 == len(first[0]) == len(other[0])
+    assert first[0][:5] == other[0][:5]
     for said, words in zip(
         first[0],
         (
@@ -665,6 +668,7 @@ def test_ranks_that_do_not_agree_write_nothing(tmp_path: Path) -> None:
             "RankError: the ranks do not save the same: rank 0 tensors of other names",
             "RankError: the ranks are not at the same place: rank 0 is in save_sharded",
             "UnsavableStateError: model: FullyShardedDataParallel keeps its parameters in flat pieces",
+            "UnsavableStateError: optimizer: SGD keeps its state in parts that only rank 0 can put together",
             "RankError: rank 1: own_state_dict.f: expected numbers",
         ),
         strict=True,
