@@ -169,6 +169,9 @@ def match_optimizer(
 
     `described` is what `describe_parameters` stored; None for a file of the recipe, which stores none.
     """
+    state = saved.get("state", {})
+    if not isinstance(state, Mapping):
+        return Match(problems=[f"its state: expected a dict, found {type(state).__name__}"])
     live = describe_parameters({**objects, name: optimizer})[name]
     groups = [dict(group) for group in saved.get("param_groups", [])]
     if len(groups) != len(live) or (described is not None and len(described) != len(groups)):
@@ -193,7 +196,7 @@ def match_optimizer(
     if permuted and isinstance(optimizer, torch.optim.LBFGS):
         problems.append("LBFGS keeps one history for all parameters: hand them over in the order in which it was saved")
     # A dict of its own: ZeroRedundancyOptimizer clears in it what is another rank's.
-    filled = {**saved, "state": dict(saved.get("state", {})), "param_groups": groups}
+    filled = {**saved, "state": dict(state), "param_groups": groups}
     ours = type(optimizer).__module__.startswith("torch.optim")  # another's load_state_dict may refuse
     return Match(fill=lambda: _fill(optimizer, filled), permuted=permuted, problems=problems, sure=ours)
 

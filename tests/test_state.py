@@ -751,3 +751,14 @@ def test_a_wrapper_on_one_side_only_does_not_matter(make: Make, there: str, here
     restored = restore(through_a_file(checkpoint_of(straight)), resumed)
     assert ((), (), ()) == (restored.permuted, restored.drift, restored.missing)
     assert "" == go_on(straight, resumed)
+
+
+@pytest.mark.parametrize("bad", [5, [1], None, "ab"])
+def test_an_optimizer_whose_state_is_no_dict_is_refused_with_a_line(bad: object) -> None:
+    """As a file of somebody else may hold it."""
+    model = nn.Linear(2, 1)
+    objects = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
+    checkpoint = build(objects, epoch=0, position=Position(epoch=1), metrics={}, best=Best(), run={})
+    checkpoint["optimizer_state_dict"]["state"] = bad
+    with pytest.raises(MismatchError, match="optimizer: its state: expected a dict, found "):
+        restore(checkpoint, objects)
