@@ -26,13 +26,17 @@ lab: setup ## open JupyterLab on your own copies of the lessons
 # Where the memory of a process lies in large pages, a fork of it takes a third of the time; the tests fork often.
 LARGE_PAGES := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
+# A process of tests that is killed ends the run, where xdist would wait for ever for what it was to do; and so does a
+# test that hangs, with its traceback.
+PYTEST := $(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope
+
 test: setup ## run all tests, a module on one core, on up to four
-	$(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	$(PYTEST) --no-loadscope-reorder -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 proof: setup ## try what `make test` samples at every point (some 25 minutes; needs Linux for all of it)
 	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \
 	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[peers]'
-	$(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --dist loadscope -rP tests/proof
+	$(PYTEST) -rP tests/proof
 
 lint: setup ## check style, format, types, and which room imports which
 	.venv/bin/ruff check

@@ -24,12 +24,13 @@ class StopRequest:
     of something), and is put back at the end. Only the main thread can listen; anywhere else nothing is done.
     """
 
+    _noted = 0.0  # when somebody here has last been asked for the first time
+
     def __init__(self, signals: Sequence[signal.Signals]) -> None:
         self.signals = tuple(signals)
         self.received: signal.Signals | None = None
         self._earlier: dict[int, Any] = {}
         self._process = 0  # the one that listens, not its children
-        self._at = 0.0
 
     def listen(self) -> None:
         """Begin to listen."""
@@ -75,14 +76,23 @@ class StopRequest:
         if not self._listens:  # a forked child, or we only stand between two others
             _pass_on(earlier, number, frame)
             return
-        now = time.monotonic()
         if self.received is not None:
-            if now - self._at >= TOGETHER:
+            if time.monotonic() - StopRequest._noted >= TOGETHER:
                 _pass_on(signal.SIG_DFL, number, frame)
             return
-        self.received, self._at = signal.Signals(number), now
+        self._note(number)
+        # Those that listen below us note it too. It may be the second for one that nobody closed, which would end the
+        # process; but for us, who have yet to save, it is the first.
+        while isinstance(older := getattr(earlier, "__self__", None), StopRequest):
+            older._note(number)
+            earlier = older._earlier_of(number)
         if callable(earlier) and earlier is not signal.default_int_handler:
             earlier(number, frame)
+
+    def _note(self, number: int) -> None:
+        if self.received is None:
+            self.received = signal.Signals(number)
+            StopRequest._noted = time.monotonic()
 
 
 def _pass_on(

@@ -143,6 +143,34 @@ def test_one_that_was_dropped_below_another_does_not_end_the_process() -> None:
     assert (0, "SIGTERM\nTrue\n") == (done.returncode, done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("between", "calls"), [("", 2), ("signal.signal(signal.SIGTERM, lambda *args, old=old: old(*args))", 1)]
+)
+def test_the_second_for_one_that_nobody_closed_is_the_first_for_the_next(between: str, calls: int) -> None:
+    """The run before was stopped in this notebook and left open; this one has yet to save.
+
+    Also where somebody's handler stands between the two: then we do not see what lies below them. A second signal for
+    this one leaves, as ever.
+    """
+    done = run(f"""
+        calls = []
+        signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
+        request.listen()
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        old = signal.getsignal(signal.SIGTERM)
+        {between}
+        newer = StopRequest([signal.SIGTERM])
+        newer.listen()
+        signal.raise_signal(signal.SIGTERM)
+        print(newer.received.name, len(calls), flush=True)
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGTERM)
+        print("still here")
+    """)
+    assert (-signal.SIGTERM, f"SIGTERM {calls}\n") == (done.returncode, done.stdout), done.stderr
+
+
 def test_a_signal_after_the_end_does_what_it_did_before() -> None:
     """Also where a handler that somebody put over ours still calls it."""
     done = run("""
