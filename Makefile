@@ -64,6 +64,8 @@ clean: ## remove .venv and what the tools left behind (outputs/ stays)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find koemorph_tutorial tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Nothing is compiled beforehand (--no-compile): of what lies there little is ever imported, and then Python does it.
+#
 # .venv is ready or it is unfinished, and the name of one file says which: .unfinished while anything is being
 # installed, renamed to .ready when all is done. So a set-up that was killed never looks like one that ended. The file
 # holds the process at work and the folder it is for: the programs in a .venv do not survive a move.
@@ -90,7 +92,7 @@ STALE := $(shell test -e .venv/.ready || exit 0; read -r pid folder <.venv/.read
 	    find .venv -mindepth 1 -maxdepth 1 ! -name .unfinished -exec rm -rf {} +; \
 	fi; \
 	test -e .venv/bin/python || "$(PYTHON)" -m venv .venv
-	@.venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[$(EXTRAS)]' || { \
+	@.venv/bin/python -m pip install --no-compile -c constraints.txt $(PIP_ARGS) -e '.[$(EXTRAS)]' || { \
 	    echo "make setup: pip did not finish; its reason stands above; the same command starts again" >&2; exit 1; }
 	@mv .venv/.unfinished .venv/.ready
 	@echo "make setup: .venv is ready; 'make lab' opens JupyterLab, 'make test' runs the tests"

@@ -29,7 +29,7 @@ from .records import (
 from .removal import carry_out, spare_newest_sound
 from .storage import KIND_ORDER, describe, is_sound, list_checkpoints
 from .survey import Survey, survey
-from .text import printable
+from .text import every, printable
 
 __all__ = ["Plan", "PlannedFile", "carry_out", "cleanup_old_checkpoints", "plan_retention", "prune_checkpoints"]
 
@@ -94,7 +94,7 @@ def plan_retention(
         if file.epoch in always:
             reasons[file.path].append("a milestone")
         if keep_every_n is not None and file.epoch % keep_every_n == 0:
-            reasons[file.path].append(f"every {keep_every_n} epochs")
+            reasons[file.path].append(every(keep_every_n))
     for file in files:
         if file.kind != "numbered":
             reasons[file.path].append(f"{file.kind} is never removed")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from .records import BEST_NAME, LAST_NAME, Best, CheckpointFile, CheckpointSettings, numbered_name
-from .text import json_text
+from .text import every, json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,7 @@ def decide(
         reasons.append(f"a new {better}")
     due = settings.is_due(epoch)
     if due:
-        reasons.append(
-            f"epoch {epoch} is a milestone" if epoch in settings.milestones else f"every {settings.save_freq} epochs"
-        )
+        reasons.append(f"epoch {epoch} is a milestone" if epoch in settings.milestones else every(settings.save_freq))
     reasons += _inside(settings, global_step, owed, seconds_since_save, stopping) if owed or stopping else []
     names = (
         *([BEST_NAME] if better else []),

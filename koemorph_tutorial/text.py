@@ -42,6 +42,15 @@ def width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def every(epochs: int) -> str:
+    """Return how often, in words.
+
+    >>> every(1), every(5)
+    ('every epoch', 'every 5 epochs')
+    """
+    return "every epoch" if epochs == 1 else f"every {epochs} epochs"
+
+
 def json_text(value: Any) -> str:
     r"""Return plain containers as JSON that every program reads: a number that is not finite is null.
 

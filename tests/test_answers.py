@@ -12,6 +12,8 @@ import torch
 from koemorph_tutorial.teaching import check, predict, reveal
 from koemorph_tutorial.teaching.lessons import LESSONS, Choice, Exercise, LessonError, lesson, question
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 QUESTIONS = [(number, asked) for name in LESSONS for number, asked in lesson(name).questions.items()]

@@ -12,6 +12,8 @@ from koemorph_tutorial.teaching.exercises.manager import LOOP, OBJECTS, WATCHED
 
 from .test_answers import refused, said_to
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 # ------------------------------------------------------------------------------------------------ 10.3
 
 

@@ -19,7 +19,7 @@ from koemorph_tutorial.records import (
     UnsupportedCheckpointError,
     numbered_epoch,
 )
-from koemorph_tutorial.text import printable
+from koemorph_tutorial.text import every, printable
 
 _NAMES = ("keep_last_n", "keep_best_n", "milestones", "monitor", "mode")
 _MOST = 1 << 20  # bytes of a config.yaml; one of a run has 2,000
@@ -58,7 +58,7 @@ class Keeping:
             watched = f"by {printable(self.settings.monitor, 60)} ({self.settings.mode})"
             rules.append(f"the best {watched}" if best == 1 else f"the best {best} {watched}")
         if self.every_n is not None:
-            rules.append("every epoch" if self.every_n == 1 else f"every {self.every_n} epochs")
+            rules.append(every(self.every_n))
         if milestones:
             more = f" and {len(milestones) - 12} more" if len(milestones) > 12 else ""
             rules.append(f"the milestone{'s' * (len(milestones) > 1)} {', '.join(map(str, milestones[:12]))}{more}")
