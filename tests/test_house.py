@@ -211,7 +211,8 @@ def test_a_set_up_that_was_killed_starts_afresh_and_a_finished_one_is_left_alone
     assert "an earlier set-up was interrupted; .venv is made afresh" in again.stdout
     assert not (set_up / ".venv/bin/left-behind").exists()
     assert log.read_text().splitlines()[-1] == (
-        "-m pip install --no-compile -c constraints.txt --extra-index-url https://example.org/an-index -e .[lab,export,test,dev]"
+        "-m pip install --no-compile -c constraints.txt --extra-index-url https://example.org/an-index "
+        "-e .[lab,export,test,dev]"
     )
 
     assert make(set_up, *command).returncode == 0
