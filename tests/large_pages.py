@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ LARGE = 1 << 21  # bytes
 COLLAPSE = 25  # MADV_COLLAPSE, since Linux 6.1: an older kernel refuses it, and all is as it was
 EVERY = 5.0  # seconds
 
-_asked = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+_asked = sys.platform == "linux" and "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
 _last = 0.0
 
 
