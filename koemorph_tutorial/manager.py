@@ -26,7 +26,7 @@ from .loading import ResumableLoader
 from .naming import describe_parameters, unnamed_parameters
 from .preflight import check_room, contents_held, size_of_state
 from .progress import Progress, fingerprint
-from .ranks import Ranks, Wish, as_of, gather_parts
+from .ranks import Ranks, Wish, as_of, gather_parts, put_together
 from .records import (
     LAST_NAME,
     Best,
@@ -562,7 +562,11 @@ class CheckpointManager:
         """Write what was decided on; `parts` of the checkpoint are as they were before, not as they are now."""
         if not decision.names:
             return
-        ranks = {"ranks": gather_parts(self._ranks, self._objects)} if self._ranks.many else {}
+        ranks = {}
+        if self._ranks.many:
+            ranks["ranks"] = gather_parts(self._ranks, self._objects)
+        else:
+            put_together(self._objects)
 
         def write() -> None:
             checkpoint = build(

@@ -27,7 +27,7 @@ from .naming import plain_name, unwrap
 from .provenance import world_size
 from .records import Position, RankError, RankLost, state_key
 from .rng import kept_rng
-from .state import Objects, state_of
+from .state import Objects, lies_in_parts, state_of
 from .text import count
 
 logger = logging.getLogger(__name__)
@@ -305,10 +305,17 @@ def parts_of(objects: Objects) -> dict[str, Any]:
     return parts
 
 
+def put_together(objects: Objects) -> None:
+    """Put what lies in parts on the ranks together on rank 0, a ZeroRedundancyOptimizer; all of them call it."""
+    in_parts: list[Any] = [item for item in objects.values() if lies_in_parts(item)]
+    for item in in_parts:
+        item.consolidate_state_dict(0)
+
+
 def gather_parts(ranks: Ranks, objects: Objects) -> list[dict[str, Any]]:
     """Return of each rank what differs from rank 0's; of that one nothing.
 
-    An optimizer that lies in parts on the ranks, ZeroRedundancyOptimizer for example, is put together on rank 0.
+    What lies in parts is put together first.
 
     Raises:
         Exception: on all, what the state of an object of one raised.
@@ -316,9 +323,7 @@ def gather_parts(ranks: Ranks, objects: Objects) -> list[dict[str, Any]]:
     parts: dict[str, Any] = {}
 
     def digests_of() -> dict[str, str]:
-        for item in objects.values():
-            if isinstance(item, torch.optim.Optimizer) and hasattr(item, "consolidate_state_dict"):
-                item.consolidate_state_dict(0)
+        put_together(objects)
         parts.update(parts_of(objects))
         return {key: digest(part) for key, part in parts.items()}
 

@@ -25,7 +25,7 @@ from .digests import digest, leaves
 from .provenance import package_version, surroundings
 from .records import Position, UsedDirectoryError
 from .rng import capture_rng, prepare_rng
-from .state import check_objects, state_of
+from .state import check_objects, lies_in_parts, state_of
 
 TRAIL, STOP, FOLDER = "KOEMORPH_RECORD", "KOEMORPH_STOP", "KOEMORPH_FOLDER"
 
@@ -90,7 +90,7 @@ class Recorder:
         """
         random_states = capture_rng()
         states: dict[str, Any] = {"position": asdict(position)}
-        states |= {name: state_of(item) for name, item in objects.items()}
+        states |= {name: _part_of(item) if lies_in_parts(item) else state_of(item) for name, item in objects.items()}
         states |= record
         states |= {f"rng.{name}": state for name, state in (rng or random_states).items()}
         if not self._began:
@@ -171,6 +171,12 @@ class _Watched:
 
 def _numbers(position: Position) -> list[int]:
     return [position.epoch, position.batch, position.global_step]
+
+
+def _part_of(optimizer: Any) -> dict[str, Any]:
+    """Return what this rank has of an optimizer that lies in parts: nobody has all of it unless all are asked."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    return {"state": optimizer.optim.state_dict()["state"], "param_groups": groups}
 
 
 def _environment(objects: Mapping[str, Any]) -> dict[str, Any]:

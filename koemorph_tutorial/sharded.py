@@ -61,7 +61,7 @@ from .records import (
     state_key,
 )
 from .shards import SHARED, Where, make_room, names_of, nested, open_rest, put_back, rank_name, split
-from .state import Objects, build, check_objects, restore
+from .state import Objects, build, check_objects, lies_in_parts, restore
 from .storage import load_checkpoint, save_checkpoint, serialise
 from .text import listed
 
@@ -128,7 +128,7 @@ def _build(objects: Objects, extra: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name}: FullyShardedDataParallel keeps its parameters in flat pieces; shard it by "
                 "torch.distributed.fsdp.fully_shard instead; nothing was saved"
             )
-        if isinstance(item, torch.optim.Optimizer) and hasattr(item, "consolidate_state_dict"):
+        if lies_in_parts(item):
             raise UnsavableStateError(
                 f"{name}: {type(item).__name__} keeps its state in parts that only rank 0 can put together; save it by "
                 "a CheckpointManager, or use the optimizer that it is made of; nothing was saved"

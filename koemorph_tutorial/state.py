@@ -211,6 +211,11 @@ def state_of(item: Any) -> dict[str, Any]:
     return state
 
 
+def lies_in_parts(item: Any) -> bool:
+    """Say whether each rank has a part of this optimizer's state: a ZeroRedundancyOptimizer."""
+    return isinstance(item, torch.optim.Optimizer) and hasattr(item, "consolidate_state_dict")
+
+
 def _own_state(item: Any) -> dict[str, Any]:
     return {"generator_state": item.get_state()} if isinstance(item, torch.Generator) else unwrap(item).state_dict()
 

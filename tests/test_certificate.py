@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,44 @@ def test_a_training_that_saves_everything_is_certified(workers: int, background:
     assert [AT_AN_END, INSIDE] == [_place(trial.resumed_at) for trial in certificate.trials]
     assert all(trial.killed and trial.moments >= 2 and trial.batches >= 8 for trial in certificate.trials)
     assert certificate.first_difference is None
+
+
+def test_an_optimizer_that_lies_in_parts_is_certified_by_what_lies_here() -> None:
+    """As a ZeroRedundancyOptimizer, which refuses to say its state until it is put together; here by one process."""
+
+    class InParts(torch.optim.AdamW):
+        state_is_whole = False
+
+        def state_dict(self) -> dict[str, Any]:
+            if not self.state_is_whole:
+                raise RuntimeError("Optimizer state has not been consolidated")
+            self.state_is_whole = False
+            return super().state_dict()
+
+        def consolidate_state_dict(self, to: int = 0) -> None:
+            self.state_is_whole = True
+
+        @property
+        def optim(self) -> torch.optim.Optimizer:
+            here = torch.optim.AdamW(self.param_groups[0]["params"])
+            here.state = self.state
+            return here
+
+    def train(folder: Path, recorder: object) -> None:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        objects = {"model": model, "optimizer": InParts(model.parameters())}
+        with CheckpointManager(folder, objects, save_freq=1) as checkpoints:
+            for _ in checkpoints.epochs(3):
+                loss = model(torch.randn(4, 2)).square().mean()
+                loss.backward()
+                objects["optimizer"].step()
+                objects["optimizer"].zero_grad()
+                checkpoints.save({"loss": loss})
+
+    certificate = certify(train, stops=[Position(epoch=2)])
+    assert certificate.certified, str(certificate)
+    assert "optimizer" in certificate.components
 
 
 def _place(position: Position | None) -> Position | None:
