@@ -33,7 +33,7 @@ PYTEST := $(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --max-worker-
 test: setup ## run all tests, a module on one core, on up to four
 	$(PYTEST) --no-loadscope-reorder -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-proof: setup ## try what `make test` samples at every point (some 25 minutes; needs Linux for all of it)
+proof: setup ## try what `make test` samples at every point (an hour or two on two cores; needs Linux for all of it)
 	@.venv/bin/python -c 'import accelerate, ignite, lightning, transformers' 2>/dev/null || \
 	    .venv/bin/python -m pip install -c constraints.txt $(PIP_ARGS) -e '.[peers]'
 	$(PYTEST) -rP tests/proof
