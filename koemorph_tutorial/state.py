@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .filling import undisturbed
 from .kinds import kind_of_object, match_class
 from .naming import (
     Match,
@@ -133,6 +134,7 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
 
     Everything that can be checked is checked before the first object is filled; what only the object itself can check
     (a scheduler, an object of yours) is filled first and put back if any of them refuses. The generators come last.
+    A Ctrl-C waits until all are filled.
 
     Raises:
         MismatchError: what does not fit, with names and shapes; or, under `strict`, why the run would not go on
@@ -170,11 +172,12 @@ def restore(checkpoint: Mapping[str, Any], objects: Objects, *, strict: bool = F
     if strict and drift:
         raise MismatchError("not bitwise from here: " + "; ".join(drift))
     apply_rng = prepare_rng(checkpoint.get("rng_state", {}))
-    _fill_or_put_back({name: match for name, match in matches.items() if not match.sure}, objects)
-    for match in matches.values():
-        if match.sure:
-            match.fill()
-    apply_rng()
+    with undisturbed():
+        _fill_or_put_back({name: match for name, match in matches.items() if not match.sure}, objects)
+        for match in matches.values():
+            if match.sure:
+                match.fill()
+        apply_rng()
     permuted = tuple(name for name, match in matches.items() if match.permuted)
     return Restored(missing=missing, unexpected=unexpected, permuted=permuted, drift=tuple(drift))
 
@@ -237,10 +240,12 @@ def _fill_or_put_back(matches: Mapping[str, Match], objects: Objects) -> None:
         try:
             begun.append(name)
             matches[name].fill()
-        except Exception as error:  # whatever an object of the caller's raises
-            for filled in reversed(begun):
+        except BaseException as error:  # whatever an object of the caller's raises
+            for filled in begun:  # the one that did not end comes last
                 with suppress(Exception):  # the one that refused may refuse this as well
                     _load_into(objects[filled], before[filled])
+            if not isinstance(error, Exception):
+                raise
             raise MismatchError(f"{name}: refused its state: {type(error).__name__}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import random
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from koemorph_tutorial.loading import ResumableLoader
 from koemorph_tutorial.naming import match_optimizer
 from koemorph_tutorial.records import Best, MismatchError, Position
+from koemorph_tutorial.rng import capture_rng
 from koemorph_tutorial.state import Stateful, build, check_objects, restore
 from tests.comparing import difference
 
@@ -176,6 +178,46 @@ def test_restoring_is_all_or_nothing() -> None:
         restore(checkpoint, {**other, "stubborn": Stubborn()})
     assert "" == difference(before, {name: item.state_dict() for name, item in other.items()})
     assert random_before == random.getstate()
+
+
+class Interrupted(Stubborn):
+    """An object of somebody's, while whose state is loaded Ctrl-C is pressed."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for _ in range(self.times):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_ctrl_c_waits_until_everything_is_restored() -> None:
+    """Half of a state looks like a whole one, and a notebook goes on with what is there."""
+    items = objects()
+    checkpoint = checkpoint_of({**items, "interrupted": Interrupted(1)})
+    other = objects()
+    nn.init.ones_(other["model"][0].weight)
+    other["scheduler"].last_epoch = 7
+    random.random()
+    listening = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        restore(checkpoint, {**other, "interrupted": Interrupted(1)})
+    for name, item in items.items():
+        assert "" == difference(item.state_dict(), other[name].state_dict())
+    assert "" == difference(checkpoint["rng_state"], capture_rng())
+    assert listening is signal.getsignal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_does_not_wait_and_what_was_filled_is_put_back() -> None:
+    """An object may take for ever."""
+    checkpoint = checkpoint_of({**objects(), "interrupted": Interrupted(2)})
+    other = objects()
+    nn.init.ones_(other["model"][0].weight)
+    other["scheduler"].last_epoch = 7
+    before = copy.deepcopy({name: item.state_dict() for name, item in other.items()})
+    with pytest.raises(KeyboardInterrupt):
+        restore(checkpoint, {**other, "interrupted": Interrupted(2)})
+    assert "" == difference(before, {name: item.state_dict() for name, item in other.items()})
 
 
 def test_a_random_state_that_cannot_be_applied_changes_nothing() -> None:
