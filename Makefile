@@ -23,12 +23,9 @@ setup: .venv/.ready ## make .venv and install everything (1.5 GB, several with a
 lab: setup ## open JupyterLab on your own copies of the lessons
 	.venv/bin/koemorph lab
 
-# Where the memory of a process lies in large pages, a fork of it takes a third of the time; the tests fork often.
-LARGE_PAGES := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-
 # A process of tests that is killed ends the run, where xdist would wait for ever for what it was to do; and so does a
 # test that hangs, with its traceback.
-PYTEST := $(LARGE_PAGES) .venv/bin/pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope
+PYTEST := .venv/bin/pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope
 
 test: setup ## run all tests, a module on one core, on up to four
 	$(PYTEST) --no-loadscope-reorder -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true

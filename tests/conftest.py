@@ -1,20 +1,24 @@
 """What every test shares: one thread, so that no result depends on how busy the machine is."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests import large_pages
+from koemorph_tutorial.testing import large_pages
 
 os.environ.pop("KOEMORPH_PROJECT", None)  # of a terminal in `koemorph lab`: progress would go to the reader's own
-for name in ("PYTHONMALLOC", "GLIBC_TUNABLES"):  # of `make test`: for this process, which forks, not for what it starts
-    os.environ.pop(name, None)
+
+_together = time.monotonic()
 
 
 def pytest_runtest_setup() -> None:
     """Let a test that forks do so from large pages."""
-    large_pages.put_together()
+    global _together
+    if time.monotonic() - _together > 5:
+        large_pages.put_together()
+        _together = time.monotonic()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,21 @@ def test_a_training_that_saves_everything_is_certified(workers: int, background:
     assert [AT_AN_END, INSIDE] == [_place(trial.resumed_at) for trial in certificate.trials]
     assert all(trial.killed and trial.moments >= 2 and trial.batches >= 8 for trial in certificate.trials)
     assert certificate.first_difference is None
+
+
+def test_what_a_training_imports_is_imported_once() -> None:
+    """An optimizer's first step takes seconds, which torch's compiler takes to be imported; not in each process."""
+    late = "torch.utils.bundled_inputs"
+    sys.modules.pop(late, None)
+    imported = multiprocessing.Value("i", 0)
+
+    def loop(folder: Path, recorder: Recorder) -> None:
+        imported.value += late not in sys.modules
+        importlib.import_module(late)
+        forgetting.train(folder)
+
+    assert certify(loop, stops=[AT_AN_END]).certified
+    assert 1 == imported.value
 
 
 def test_an_optimizer_that_lies_in_parts_is_certified_by_what_lies_here() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +60,8 @@ class Bench:
     def watch(self) -> Reference:
         """Run the training undisturbed: once to learn what it imports, and twice to know what it does."""
         self._clear()
-        _import(self._undisturbed(self._learned))
+        children.import_all(self._undisturbed(lambda: children.imported(self._watched)))
+        _ask_git()
         self._clear()
         spots = self._undisturbed(self._watched)
         trail, files, temporary = self._read_trail(), _contents(self._run), frozenset(os.listdir(self._temporary))
@@ -160,16 +159,6 @@ class Bench:
             self._later = frozenset(_differing(reference.files, _contents(self._run)))
         return sorted(differing - (self._later or frozenset()))
 
-    def _learned(self) -> list[str]:
-        before = set(sys.modules)
-        self._watched()
-        # Of what is installed only: by its name alone a module beside the script may be another one here.
-        return [
-            name
-            for name in sorted(set(sys.modules) - before)
-            if "site-packages" in str(getattr(sys.modules[name], "__file__", ""))
-        ]
-
     def _undisturbed(self, work: Callable[[], list[str]]) -> list[str]:
         ended = self._child(work)
         if why := ended.why(self._timeout):
@@ -208,13 +197,10 @@ class Bench:
         return [json.loads(line) for line in text.splitlines()]
 
 
-def _import(modules: list[str]) -> None:
-    """Import what the training imported as it went: here once, and not in each of its processes again."""
-    for name in modules:
-        with suppress(Exception, SystemExit):
-            importlib.import_module(name)
+def _ask_git() -> None:
+    """Ask once: a file that somebody edits meanwhile is no difference between two runs."""
     provenance = sys.modules.get("koemorph_tutorial.provenance")
-    if provenance is not None:  # asked once: a file that somebody edits meanwhile is no difference between two runs
+    if provenance is not None:
         provenance.git_commit(Path.cwd())
 
 

@@ -131,7 +131,10 @@ def certify(
                 _disturb()
             loop(folder / "run", recording.begin(folder / f"{role}.jsonl", folder / "run", stop[0] if stop else None))
 
-        return children.run(work, folder, timeout=timeout)
+        ended = children.run(lambda: children.imported(work), folder, timeout=timeout)
+        if role == "straight":
+            children.import_all(ended.result or [])
+        return ended
 
     return _certify(run, stops, workdir, timeout, "forked from one process")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import random
@@ -11,11 +12,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from . import large_pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,25 @@ def run(work: Callable[[], Any], folder: Path, *, timeout: float) -> Ended:
         return Ended(**json.loads(answer.read_text()))
     except (FileNotFoundError, ValueError):
         return Ended(error=f"ended with exit code {os.waitstatus_to_exitcode(status)} and without a word")
+
+
+def imported(work: Callable[[], Any]) -> list[str]:
+    """Call `work` and return what of the installed packages it has imported."""
+    before = set(sys.modules)
+    work()
+    # Of what is installed only: by its name alone a module beside a script may be another one elsewhere.
+    return [
+        name
+        for name in sorted(set(sys.modules) - before)
+        if "site-packages" in str(getattr(sys.modules[name], "__file__", ""))
+    ]
+
+
+def import_all(names: Sequence[str]) -> None:
+    """Import what a child has imported: here once, and not in each of the others again."""
+    for name in names:
+        with suppress(Exception, SystemExit):
+            importlib.import_module(name)
 
 
 class KilledError(RuntimeError):
@@ -135,7 +157,7 @@ def _fork() -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only wait
-            child = os.fork()
+            child = large_pages.fork()
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import children
+from . import children, large_pages
 from .bench import Bench, Recover, Train
 from .operations import ALLOCATES, Fault, Operation
 
@@ -167,6 +167,7 @@ def crash_test(
                 yield index, *benches[number].trial(faults[index][1], reference)
 
         missed = 0
+        large_pages.put_together()  # here, and not in each worker
         for index, verdict, detail, came in children.share(work, len(benches)):
             point, fault = faults[index]
             missed += not came
