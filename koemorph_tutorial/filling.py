@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,31 +35,6 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], versions: Mapping[s
     except Exception as error:  # whatever a module of somebody's own raises
         why = printable(f"{type(error).__name__}: {error}")
         raise MismatchError(f"the model refused its weights, and is as it was: {why}") from error
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let a Ctrl-C wait until all is done: half a state looks like a whole one. A second one does not wait."""
-    came: list[int] = []
-
-    def wait(number: int, frame: object) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        if before is not None:  # no code in C listens
-            signal.signal(signal.SIGINT, wait)
-    except ValueError:  # not the main thread, which is the only one that is interrupted
-        before = None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    if came:
-        signal.raise_signal(signal.SIGINT)
 
 
 def _only_copies(module: nn.Module) -> bool:

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .filling import undisturbed
 from .kinds import kind_of_object, match_class
 from .naming import (
     Match,
@@ -35,6 +34,7 @@ from .plain import check_plain
 from .provenance import collect_metadata, device_of, find_drift
 from .records import FORMAT_VERSION, Best, MismatchError, Position, UnsavableStateError, state_key
 from .rng import kept_rng, loaders_without_generator, prepare_rng
+from .signals import undisturbed
 
 Objects = Mapping[str, object]
 
