@@ -82,7 +82,7 @@ def verify_export(
     if example_inputs is None:
         raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors to ask {path.name}, found None")
     inputs = as_inputs(example_inputs, "example_inputs")
-    with leave(model, inputs, as_cases(cases, inputs), free=free, source=source) as leaving:
+    with leave(model, inputs, as_cases(cases, inputs), free=free, source=source, tolerance=tolerance) as leaving:
         places, calls = leaving.places, 1
         if kind == "onnx":
             onnx, runtime = needed("onnx", "onnxruntime", what=str(path))
@@ -106,7 +106,6 @@ def verify_export(
             names=tuple(port.name for port in common.get("outputs", ())) or tuple(leaving.answers),
             free=grouped(places),
             runs=runs,
-            tolerance=tolerance,
             calls=calls,
         )
         versions = versions_of(torch=torch.__version__)

@@ -94,18 +94,18 @@ def arguments_of(model: nn.Module) -> tuple[list[str], bool]:
     return names, any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
 
 
-def first_answers(model: nn.Module, inputs: Inputs) -> Outputs:
-    """Return what the model answers to the example.
+def first_answers(model: nn.Module, inputs: Inputs, what: str = "example_inputs") -> Outputs:
+    """Return what the model answers to inputs that were given, which are called `what`.
 
     Raises:
-        ExportError: it does not take it, or answers something else than tensors.
+        ExportError: it does not take them, or answers something else than tensors.
     """
     try:
         found = answer(model, inputs)
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(refused("example_inputs", inputs, error)) from error
+        raise ExportError(refused(what, inputs, error)) from error
     if not found:
         raise ExportError("forward: expected tensors as its answer, found none")
     return found

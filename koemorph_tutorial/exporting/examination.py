@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from koemorph_tutorial.exporting.leaving import Leaving
-from koemorph_tutorial.exporting.parity import Run, answer, examine, seconds_per_call, tolerance_for
+from koemorph_tutorial.exporting.parity import Run, answer, examine, seconds_per_call
 from koemorph_tutorial.exporting.receipt import Case
 from koemorph_tutorial.exporting.shapes import Inputs, Place, Trial, resized, smallest, trials
 from koemorph_tutorial.records import ExportError
@@ -41,7 +41,6 @@ def examine_export(
     names: Sequence[str],
     free: Mapping[str, Sequence[Place]],
     runs: Mapping[str, Run],
-    tolerance: float | None,
     calls: int = 1,
 ) -> Examined:
     """Ask PyTorch and the runs about the example, what follows from it, and further cases; see how long it takes.
@@ -49,7 +48,7 @@ def examine_export(
     `names` are the outputs'. `free` are the places of each free dimension.
     """
     model, inputs = leaving.model, leaving.inputs
-    allowed, why = tolerance_for(leaving.answers, tolerance)
+    allowed, why = leaving.tolerance
 
     def takes(tried: Inputs) -> bool:
         try:

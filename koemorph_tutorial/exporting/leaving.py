@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from koemorph_tutorial.exporting.asking import first_answers, free_places, names_of_inputs, type_name
-from koemorph_tutorial.exporting.parity import Outputs
+from koemorph_tutorial.exporting.parity import Outputs, tolerance_for
 from koemorph_tutorial.exporting.receipt import Source
 from koemorph_tutorial.exporting.shapes import Inputs, Place
 from koemorph_tutorial.exporting.words import first_line
@@ -124,7 +124,8 @@ def _quiet() -> Iterator[None]:
 class Leaving:
     """A model at rest, with what it is asked and what it answers.
 
-    `cases` are further inputs, `names` those of the inputs, `places` their free dimensions and what these are called.
+    `cases` are further inputs, `names` those of the inputs, `places` their free dimensions and what these are called,
+    `tolerance` how far the answers of another runtime may lie apart, and why.
     """
 
     model: nn.Module
@@ -134,6 +135,7 @@ class Leaving:
     places: Mapping[Place, str]
     source: Source | None
     answers: Outputs
+    tolerance: tuple[float, str]
 
 
 @contextlib.contextmanager
@@ -145,23 +147,29 @@ def leave(
     input_names: Sequence[str] = (),
     free: Mapping[str, Sequence[int] | Mapping[int, str]] | None,
     source: PathLike | None,
+    tolerance: float | None,
 ) -> Iterator[Leaving]:
-    """Give a model as it answers, `at_rest`, once it has answered to `inputs` and is that of its `source`.
+    """Give a model as it answers, `at_rest`, once it has answered to all inputs and is that of its `source`.
 
     Raises:
-        TypeError, ValueError: names or dimensions that cannot be. ExportError: it does not take the inputs.
+        TypeError, ValueError: names, dimensions or a tolerance that cannot be. ExportError: it does not take inputs.
         CheckpointError: as `source_of`.
     """
     with at_rest(model) as resting:
         names = names_of_inputs(resting, input_names, len(inputs))
+        places = free_places(free, names, inputs)
+        answers = first_answers(resting, inputs)
+        for index, case in enumerate(cases):
+            first_answers(resting, case, f"case {index}")
         yield Leaving(
             model=resting,
             inputs=inputs,
             cases=cases,
             names=names,
-            places=free_places(free, names, inputs),
+            places=places,
             source=source_of(source, resting),
-            answers=first_answers(resting, inputs),
+            answers=answers,
+            tolerance=tolerance_for(answers, tolerance),
         )
 
 

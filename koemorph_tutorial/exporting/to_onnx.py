@@ -80,7 +80,7 @@ def export_onnx(
     target = new_file(output_path, source, force=force)
     onnx, onnxscript, runtime = needed("onnx", "onnxscript", "onnxruntime", what=f"{target}")
     _check_opset(opset, onnx.defs.onnx_opset_version())
-    with leave(model, inputs, more, input_names=input_names, free=free, source=source) as leaving:
+    with leave(model, inputs, more, input_names=input_names, free=free, source=source, tolerance=tolerance) as leaving:
         names, places, answers = leaving.names, leaving.places, leaving.answers
         wide, widened = _widened(inputs, places)
         weights = set(leaving.model.state_dict())
@@ -98,9 +98,7 @@ def export_onnx(
         strip(proto)
         check(proto)
         runs = runs_of(serialized(proto), runtime)
-        examined = examine_export(
-            leaving, names=outputs, free=free_groups(proto, places), runs=runs, tolerance=tolerance
-        )
+        examined = examine_export(leaving, names=outputs, free=free_groups(proto, places), runs=runs)
         receipt = Receipt(
             path=target,
             format="onnx",

@@ -56,15 +56,13 @@ def export_torchscript(
     inputs = as_inputs(example_inputs, "example_inputs")
     more = as_cases(cases, inputs)
     target = new_file(output_path, source, force=force)
-    with leave(model, inputs, more, free=free, source=source) as leaving:
+    with leave(model, inputs, more, free=free, source=source, tolerance=tolerance) as leaving:
         answers, places = leaving.answers, leaving.places
         script, notes = _made(leaving.model, inputs)
         buffer = io.BytesIO()
         torch.jit.save(script, buffer)
         runs = torchscript_runs(buffer.getvalue())
-        examined = examine_export(
-            leaving, names=tuple(answers), free=grouped(places), runs=runs, tolerance=tolerance, calls=CALLS
-        )
+        examined = examine_export(leaving, names=tuple(answers), free=grouped(places), runs=runs, calls=CALLS)
         named = zip(leaving.names, inputs, strict=True)
         receipt = Receipt(
             path=target,
