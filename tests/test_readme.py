@@ -168,6 +168,17 @@ def test_every_command_and_target_that_is_named_exists(text: str) -> None:
     assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
+def test_the_figures_at_both_doors_are_the_same() -> None:
+    """Row by row, of the table that says who loses what."""
+
+    def figures(text: str) -> list[list[str]]:
+        table = text[text.index("| --- | --- |") :].partition("\n\n")[0]
+        return [sorted(re.findall(r"\d[\d.]*", row)) for row in table.splitlines()[1:]]
+
+    assert 6 == len(figures(README))
+    assert figures(README) == figures(JAPANESE)
+
+
 def test_every_command_that_exists_is_in_the_list() -> None:
     (listed,) = [block for block in code_blocks("bash") if block.startswith("koemorph train")]
     assert commands() == set(re.findall(r"^koemorph (\S+)", listed, re.MULTILINE))
