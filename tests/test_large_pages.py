@@ -50,29 +50,6 @@ def test_what_was_cut_lies_in_large_pages_again_and_is_the_same() -> None:
     assert expected == memory
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are forks on POSIX alone")
-def test_pages_are_put_together_once_forks_have_taken_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[float] = []
-
-    def put_together() -> None:
-        passes.append(large_pages._forking)
-        large_pages._forking = 0.0
-
-    monkeypatch.setattr(large_pages, "put_together", put_together)
-    monkeypatch.setattr(large_pages, "_price", 0.05)
-    monkeypatch.setattr(large_pages, "_forking", 0.0)
-    forks = 0
-    while len(passes) < 2 and forks < 10_000:
-        child = large_pages.fork()
-        if child == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-        forks += 1
-    assert 2 == len(passes)
-    assert min(passes) > 0.05
-    assert 2 < forks
-
-
 def test_a_process_that_cannot_be_looked_into_forks_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a container without /proc, or under a rule that forbids the call."""
 

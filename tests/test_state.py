@@ -191,6 +191,15 @@ class Interrupted(Stubborn):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Listen for Ctrl-C as Python does by itself, but in a job that a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_ctrl_c_waits_until_everything_is_restored() -> None:
     """Half of a state looks like a whole one, and a notebook goes on with what is there."""
     items = objects()
@@ -208,6 +217,7 @@ def test_a_ctrl_c_waits_until_everything_is_restored() -> None:
     assert listening is signal.getsignal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_does_not_wait_and_what_was_filled_is_put_back() -> None:
     """An object may take for ever."""
     checkpoint = checkpoint_of({**objects(), "interrupted": Interrupted(2)})

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import large_pages
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
@@ -157,7 +155,7 @@ def _fork() -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; ours only wait
-            child = large_pages.fork()
+            child = os.fork()
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise

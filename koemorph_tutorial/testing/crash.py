@@ -167,7 +167,7 @@ def crash_test(
                 yield index, *benches[number].trial(faults[index][1], reference)
 
         missed = 0
-        large_pages.put_together()  # here, and not in each worker
+        large_pages.put_together()
         for index, verdict, detail, came in children.share(work, len(benches)):
             point, fault = faults[index]
             missed += not came
