@@ -52,9 +52,9 @@ def test_a_stub_left_alone_is_not_attempted_yet(number: str, capsys: pytest.Capt
     assert f"{number}: not attempted yet\n" == capsys.readouterr().out
 
 
-# Each answer to these two is a training that is killed many times over: a quarter here, all of them by `make proof`.
+# Each answer to these two is a training that is killed many times over: an eighth here, all of them by `make proof`.
 EXAMINED = [pair for pair in MISCONCEPTIONS if pair[0] in ("10.4", "10.5")]
-SAMPLED = [pair for pair in MISCONCEPTIONS if pair not in EXAMINED or pair in EXAMINED[::4]]
+SAMPLED = [pair for pair in MISCONCEPTIONS if pair not in EXAMINED or pair in EXAMINED[::8]]
 
 
 @pytest.mark.parametrize(("number", "name"), SAMPLED)

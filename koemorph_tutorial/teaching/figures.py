@@ -100,7 +100,7 @@ def to_small_png(figure: Figure, *, dpi: int, colours: int) -> bytes:
 def _drawn(figure: Figure, dpi: int) -> PIL.Image.Image:
     drawn = io.BytesIO()
     with style():
-        figure.savefig(drawn, format="png", dpi=dpi)
+        figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})  # it is read again at once
     return PIL.Image.open(drawn)
 
 
