@@ -7,6 +7,7 @@ import io
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,22 @@ def test_a_ctrl_c_waits_until_everything_is_restored() -> None:
         assert "" == difference(item.state_dict(), other[name].state_dict())
     assert "" == difference(checkpoint["rng_state"], capture_rng())
     assert listening is signal.getsignal(signal.SIGINT)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so_and_a_thread_may_restore_too() -> None:
+    """As in a job in the background of a shell; and only the main thread may listen for a signal."""
+    items = objects()
+    checkpoint = checkpoint_of({**items, "interrupted": Interrupted(2)})
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for start in (lambda work: work(), lambda work: ThreadPoolExecutor(1).submit(work).result()):
+            other = objects()
+            nn.init.ones_(other["model"][0].weight)
+            start(partial(restore, checkpoint, {**other, "interrupted": Interrupted(2)}))
+            assert "" == difference(items["model"].state_dict(), other["model"].state_dict())
+            assert signal.SIG_IGN == signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, listening)
 
 
 @pytest.mark.usefixtures("interruptible")
